@@ -1,0 +1,1 @@
+"""What every part needs and nothing more: errors, units, files, registry, named random streams."""

@@ -1,0 +1,162 @@
+"""The description of hardware: a device composed of units, tiers and links; a system of devices.
+
+Every number is written with its unit in a YAML file of ``hwmodels/library`` (or of the user) and has a
+source in the file's ``sources``.  Inside, all is SI.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from codesign.base.document import Strict
+from codesign.base.units import (
+    Area,
+    Bandwidth,
+    Bytes,
+    EnergyPerByte,
+    EnergyPerFlop,
+    FlopRate,
+    Frequency,
+    Latency,
+    Money,
+    MoneyPerEnergy,
+    MoneyRate,
+    Power,
+)
+
+PRECISION_BYTES: dict[str, float] = {
+    "fp64": 8.0, "fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0,
+    "fp6": 0.75, "fp4": 0.5, "int4": 0.5, "mxfp4": 0.53125, "nvfp4": 0.5625, "int3": 0.375, "int2": 0.25,
+}  # bytes per value; mxfp4: 4 bit + 8 bit per 32 (OCP MX 1.0), nvfp4: 4 bit + 8 bit per 16
+
+
+class Compute(Strict):
+    """A compute unit (a GPU's tensor cores, a CPU's matrix units): peak rates and geometry."""
+
+    peak_flop_rate: dict[str, FlopRate]  # dense, by precision
+    vector_flop_rate: FlopRate | None = None  # CUDA cores or SIMD, fp32
+    units: int = Field(gt=0)  # streaming multiprocessors, compute units, cores
+    clock: Frequency  # the clock at which the peaks hold
+    shared_memory_per_unit: Bytes | None = None
+    tiles: list[tuple[int, int]] = [(256, 128), (128, 128), (64, 128), (64, 64), (16, 64)]
+    launch_overhead: Latency  # floor of one kernel inside a CUDA graph
+    architecture: str = "generic"  # ampere, hopper, ada, blackwell, cdna3, ...
+    energy_per_flop: dict[str, EnergyPerFlop] = {}
+
+
+class MemoryTier(Strict):
+    """A memory that the device reads and writes at its own port: SRAM, HBM, DDR, flash."""
+
+    kind: Literal["sram", "hbm", "gddr", "ddr", "lpddr", "cxl", "nvme", "flash"]
+    capacity: Bytes
+    bandwidth: Bandwidth  # peak read
+    write_bandwidth: Bandwidth | None = None
+    latency: Latency
+    energy_per_byte: EnergyPerByte  # read, at the unit that uses the data
+    efficiency: float = Field(default=0.9, gt=0, le=1)  # large sequential reads, share of peak
+    granularity: Bytes | None = None
+    shared_by: int = Field(default=1, ge=1)  # devices that share this tier's bandwidth (host memory)
+    standard: str | None = None  # key of the DRAM standards library, for `fidelity: cycle`
+    channels: int | None = Field(default=None, gt=0)
+
+
+class Pim(Strict):
+    """Processing in memory beside one tier."""
+
+    tier: str = "hbm"
+    level: Literal["bank", "bank_group", "logic_die"]
+    bandwidth: Bandwidth  # internal, summed over the device
+    peak_flop_rate: FlopRate
+    launch_overhead: Latency
+    energy_per_byte: EnergyPerByte
+    energy_per_flop: EnergyPerFlop
+    area: Area | None = None
+
+
+class Dma(Strict):
+    """A copy path between two tiers (or a tier and the host)."""
+
+    source: str
+    target: str
+    bandwidth: Bandwidth
+    latency: Latency
+    energy_per_byte: EnergyPerByte
+    efficiency: float = Field(default=0.9, gt=0, le=1)
+    shared_by: int = Field(default=1, ge=1)
+
+
+class Price(Strict):
+    """What a device costs: rented by the hour, or bought and written off."""
+
+    rental: MoneyRate | None = None
+    purchase: Money | None = None
+    lifetime_years: float = Field(default=4.0, gt=0)
+
+
+class DevicePower(Strict):
+    """Electrical power of one device."""
+
+    idle: Power
+    peak: Power  # TDP / TGP
+    other: Power = 0.0  # drawn while any kernel runs, over idle, whatever it does
+
+
+class Device(Strict):
+    """One accelerator, or one CPU socket."""
+
+    name: str
+    compute: Compute
+    memory: dict[str, MemoryTier]  # fastest first; "hbm"/"gddr"/"ddr" ... and "l2"
+    main_memory: str  # the tier that holds weights and KV by default
+    l2: str | None = None  # key of the on-chip cache tier in `memory`
+    pim: Pim | None = None
+    dma: dict[str, Dma] = {}
+    power: DevicePower
+    price: Price
+    area: Area | None = None
+    calibration: dict[str, float] = {}  # named efficiencies that override the cost models' defaults
+    sources: dict[str, str] = {}
+
+
+class Link(Strict):
+    """A port of a device, or of a node, into an interconnect."""
+
+    bandwidth: Bandwidth  # per direction, per device
+    latency: Latency  # one message between two ends, software included
+    energy_per_byte: EnergyPerByte
+    efficiency: float = Field(default=0.8, gt=0, le=1)  # large messages, share of peak
+    topology: Literal["switch", "ring", "full", "pcie"] = "switch"
+    in_network_reduction: bool = False  # NVLink SHARP and its like
+
+
+class Host(Strict):
+    """The CPU side of a node: what it costs, draws and stores."""
+
+    memory: dict[str, MemoryTier] = {}
+    idle: Power = 0.0
+    peak: Power = 0.0
+    price: Price = Price()
+    links: dict[str, Dma] = {}  # host memory -> device, by name ("pcie")
+
+
+class System(Strict):
+    """Nodes of equal devices: ``nodes x devices_per_node``, links inside and between nodes."""
+
+    name: str
+    device: Device
+    devices_per_node: int = Field(gt=0)
+    nodes: int = Field(default=1, gt=0)
+    intra_node: Link | None = None  # required if devices_per_node > 1
+    inter_node: Link | None = None  # required if nodes > 1; per device (one NIC per GPU)
+    host: Host = Host()
+    power_usage_effectiveness: float = Field(default=1.0, ge=1.0)
+    electricity: MoneyPerEnergy = 0.0
+    price: Price | None = None  # of one whole node; else devices and host are summed
+    sources: dict[str, str] = {}
+
+    @property
+    def devices(self) -> int:
+        """Number of devices of the whole system."""
+        return self.devices_per_node * self.nodes
