@@ -1,0 +1,21 @@
+"""Where tokens go: generators, recorded traces, fits, statistics and routers.  Knows no hardware."""
+
+from workloads.routing import independent as _independent
+from workloads.routing import replay as _replay
+from workloads.routing.build import build_routing, read_generator
+from workloads.routing.files import RoutingTrace, read_trace, write_trace
+from workloads.routing.stream import GENERATORS, RoutingGenerator, RoutingShape, RoutingStream
+
+__all__ = [
+    "GENERATORS",
+    "RoutingGenerator",
+    "RoutingShape",
+    "RoutingStream",
+    "RoutingTrace",
+    "build_routing",
+    "read_generator",
+    "read_trace",
+    "write_trace",
+]
+
+_COMPONENTS = (_independent, _replay)
