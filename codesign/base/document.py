@@ -246,7 +246,7 @@ def _line_of(document: Document, fault: Any) -> tuple[int, bool, int]:
 def _explain(model: Any, document: Document, fault: Any, others: int) -> ConfigError:
     path, value = _path_of(document, fault), fault.get("input", ...)
     kind, message = fault["type"], str(fault["msg"])
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = _fields_at(model, path[:-1])
         near = nearest(path[-1], allowed)
         hint = f" (did you mean {near!r}?)" if near else ""
