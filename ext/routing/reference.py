@@ -8,9 +8,14 @@ Random numbers are hashes of counters.  With ``mix`` the finaliser of splitmix64
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import accumulate
+
 import numpy as np
 import numpy.typing as npt
 
+Draw = Callable[[], int]
 Int16 = npt.NDArray[np.int16]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -48,8 +53,14 @@ def alias_pick(bits: int, thresholds: UInt32, aliases: Int32) -> int:
 
 
 def draw_joint(
-    requests: Int64, starts: Int64, lengths: Int64, key: int,
-    thresholds: UInt32, aliases: Int32, tuples: Int16, out: Int16,
+    requests: Int64,
+    starts: Int64,
+    lengths: Int64,
+    key: int,
+    thresholds: UInt32,
+    aliases: Int32,
+    tuples: Int16,
+    out: Int16,
 ) -> None:
     """Draw all k slots of a token and layer at once from an alias table over ordered tuples.
 
@@ -70,80 +81,123 @@ def draw_joint(
             row += 1
 
 
-def _scan(bits: int, weights: Float64, free: list[bool]) -> int:
+def group_pick(
+    bits: int, edges: list[float], chosen: list[int], thresholds: UInt32, aliases: Int32, size: int
+) -> int:
+    """Pick a chosen group by its share (24 bits), a column inside it (20 bits), it or its alias (20 bits)."""
+    target = (bits >> 40) * 2.0**-24 * edges[-1]
+    group = chosen[sum(target >= edge for edge in edges[:-1])]
+    column = group * size + ((((bits >> 20) & 0xFFFFF) * size) >> 20)
+    return column if ((bits & 0xFFFFF) << 12) < int(thresholds[column]) else int(aliases[column])
+
+
+def _scan(bits: int, weights: list[float], free: list[bool]) -> int:
     total = 0.0
-    for e in range(len(weights)):
+    for e, weight in enumerate(weights):
         if free[e]:
-            total += float(weights[e])
+            total += weight
     target = (bits >> 11) * 2.0**-53 * total
     last, running = -1, 0.0
-    for e in range(len(weights)):
-        if free[e]:
-            last, running = e, running + float(weights[e])
+    for e, weight in enumerate(weights):
+        if free[e] and weight > 0.0:
+            last, running = e, running + weight
             if running > target:
                 break
     return last
 
 
-def _distinct(
-    token: int, layer: int, j: int, n: int, thresholds: UInt32, aliases: Int32, weights: Float64,
-    free: list[bool],
-) -> tuple[list[int], int]:
-    """Pick n different columns in turn, each with its weight's share of what is still free."""
-    picked: list[int] = []
+def _distinct(draw: Draw, n: int, pick: Callable[[int], int], weights: list[float]) -> list[int]:
+    """Pick n different columns in turn; after `TRIES` rejections, by an exact scan over what is free."""
+    free, picked = [True] * len(weights), []
     for _ in range(n):
-        choice = -1
-        for _ in range(TRIES):
-            pick = alias_pick(layer_draw(token, layer, j), thresholds, aliases)
-            j += 1
-            if free[pick]:
-                choice = pick
-                break
+        choice = next((c for c in (pick(draw()) for _ in range(TRIES)) if free[c]), -1)
         if choice < 0:
-            choice = _scan(layer_draw(token, layer, j), weights, free)
-            j += 1
+            choice = _scan(draw(), weights, free)
         free[choice] = False
         picked.append(choice)
-    return picked, j
+    return picked
+
+
+def _draws(token: int, layer: int) -> Draw:
+    numbers = (layer_draw(token, layer, j) for j in range(1 << 20))
+    return lambda: next(numbers)
+
+
+def _tokens(requests: Int64, starts: Int64, lengths: Int64, key: int) -> Iterator[int]:
+    for request, start, length in zip(requests.tolist(), starts.tolist(), lengths.tolist(), strict=True):
+        for position in range(start, start + length):
+            yield token_key(key, request, position)
 
 
 def draw_sequential(
-    requests: Int64, starts: Int64, lengths: Int64, key: int,
-    thresholds: UInt32, aliases: Int32, weights: Float64,
-    group_thresholds: UInt32, group_aliases: Int32, group_weights: Float64, topk_group: int, out: Int16,
+    requests: Int64,
+    starts: Int64,
+    lengths: Int64,
+    key: int,
+    thresholds: UInt32,
+    aliases: Int32,
+    weights: Float64,
+    out: Int16,
 ) -> None:
-    """Draw k different experts in turn by alias table and rejection, inside `topk_group` drawn groups.
+    """Draw k different experts in turn by alias table and rejection.
 
     Parameters
     ----------
     thresholds, aliases, weights : shape (L, E)       expert popularity per layer
-    group_thresholds, ... : shape (L, G)              popularity of the groups of E / G experts; G = 1: none
     out : int16, shape (T, L, k)                      written
 
     Notes
     -----
     Law: slot j is expert e with probability w_e / (sum of w not yet taken): Plackett-Luce.
     """
+    for row, token in enumerate(_tokens(requests, starts, lengths, key)):
+        for layer, w in enumerate(weights.tolist()):
+            pick = partial(_alias, thresholds[layer], aliases[layer])
+            out[row, layer] = _distinct(_draws(token, layer), out.shape[2], pick, w)
+
+
+def _alias(thresholds: UInt32, aliases: Int32, bits: int) -> int:
+    return alias_pick(bits, thresholds, aliases)
+
+
+def draw_grouped(
+    requests: Int64,
+    starts: Int64,
+    lengths: Int64,
+    key: int,
+    thresholds: UInt32,
+    aliases: Int32,
+    weights: Float64,
+    group_thresholds: UInt32,
+    group_aliases: Int32,
+    group_weights: Float64,
+    topk_group: int,
+    out: Int16,
+) -> None:
+    """Draw `topk_group` groups, then k different experts of theirs, in turn and without replacement.
+
+    Parameters
+    ----------
+    thresholds, aliases, weights : shape (L, E)       alias tables inside each group of E / G experts
+    group_thresholds, ... : shape (L, G)              popularity of the groups
+    out : int16, shape (T, L, k)                      written
+    """
     n_layers, n_experts = weights.shape
-    n_groups = group_weights.shape[1]
-    size = n_experts // n_groups
-    row = 0
-    for request, start, length in zip(requests.tolist(), starts.tolist(), lengths.tolist(), strict=True):
-        for position in range(start, start + length):
-            token = token_key(key, request, position)
-            for layer in range(n_layers):
-                j, free = 0, [True] * n_experts
-                if n_groups > 1:
-                    groups, j = _distinct(
-                        token, layer, j, topk_group, group_thresholds[layer], group_aliases[layer],
-                        group_weights[layer], [True] * n_groups,
-                    )
-                    free = [e // size in groups for e in range(n_experts)]
-                picked, j = _distinct(
-                    token, layer, j, out.shape[2], thresholds[layer], aliases[layer], weights[layer], free
-                )
-                out[row, layer] = picked
-            row += 1
+    size = n_experts // group_weights.shape[1]
+    for row, token in enumerate(_tokens(requests, starts, lengths, key)):
+        for layer in range(n_layers):
+            draw, shares = _draws(token, layer), group_weights[layer].tolist()
+            pick_group = partial(_alias, group_thresholds[layer], group_aliases[layer])
+            chosen = _distinct(draw, topk_group, pick_group, shares)
+            edges = list(accumulate(shares[g] for g in chosen))
+            left = [float(w) if e // size in chosen else 0.0 for e, w in enumerate(weights[layer])]
+
+            def pick(
+                bits: int, layer: int = layer, edges: list[float] = edges, chosen: list[int] = chosen
+            ) -> int:
+                return group_pick(bits, edges, chosen, thresholds[layer], aliases[layer], size)
+
+            out[row, layer] = _distinct(draw, out.shape[2], pick, left)
 
 
 def counts(ids: Int16, n_experts: int, out: Int32 | None = None) -> Int32:

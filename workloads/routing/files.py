@@ -52,8 +52,15 @@ class RoutingTrace:
         index = np.concatenate(rows) if rows else np.zeros(0, np.int64)
         offsets = np.concatenate([[0], np.cumsum(self.lengths[chosen])]).astype(np.int64)
         return RoutingTrace(
-            self.experts[index], offsets, self.n_experts, self.domains[chosen], self.domain_names,
-            self.layer_ids, self.model, self.provenance, self.notes,
+            self.experts[index],
+            offsets,
+            self.n_experts,
+            self.domains[chosen],
+            self.domain_names,
+            self.layer_ids,
+            self.model,
+            self.provenance,
+            self.notes,
         )
 
 
@@ -79,7 +86,7 @@ def read_trace(path: str | Path) -> RoutingTrace:
 def read_npz_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Read every array of an ``.npz`` without unpickling anything."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             if not hasattr(file, "files"):
                 raise ConfigError(f"{path}: is one array, not an .npz with 'experts' and 'num_experts'")
             return {name: _member(file, name, path) for name in file.files}
@@ -125,8 +132,15 @@ def trace_from_arrays(arrays: Mapping[str, npt.NDArray[Any]], origin: str) -> Ro
     if len(domains) and not 0 <= int(domains.min()) <= int(domains.max()) < max(len(names), 1):
         raise ConfigError(f"{origin}: domain = {int(domains.max())}: there are {len(names)} domain_names")
     return RoutingTrace(
-        np.ascontiguousarray(experts, np.int16), offsets, n_experts, domains, names,
-        _layer_ids(arrays, layers, origin), _text(arrays, "model"), _text(arrays, "provenance"), tuple(notes),
+        np.ascontiguousarray(experts, np.int16),
+        offsets,
+        n_experts,
+        domains,
+        names,
+        _layer_ids(arrays, layers, origin),
+        _text(arrays, "model"),
+        _text(arrays, "provenance"),
+        tuple(notes),
     )
 
 
@@ -233,7 +247,7 @@ def write_trace(trace: RoutingTrace, path: str | Path) -> None:
         write_parquet(trace, place)
     elif place.suffix == ".npz":
         try:
-            np.savez_compressed(place, allow_pickle=False, **trace_arrays(trace))  # type: ignore[arg-type]
+            np.savez_compressed(place, allow_pickle=False, **trace_arrays(trace))
         except OSError as error:
             raise ConfigError(f"{place}: cannot be written: {error.strerror}") from None
     else:

@@ -88,19 +88,29 @@ class IndependentStream:
         self.top_k = top_k
         self.popularity = np.maximum(np.ascontiguousarray(popularity, np.float64), 1e-12)
         self._key = key
-        joint = n_group == 1 and perm(self.n_experts, top_k) <= _JOINT_COLUMNS
-        self._tables = self._joint() if joint else self._sequential(n_group, topk_group)
-        self._draw = iid().draw_joint if joint else iid().draw_sequential
+        self._tables: tuple[object, ...]
+        if n_group > 1:
+            self._tables, self._draw = self._grouped(n_group, topk_group), iid().draw_grouped
+        elif perm(self.n_experts, top_k) <= _JOINT_COLUMNS:
+            self._tables, self._draw = self._joint(), iid().draw_joint
+        else:
+            self._tables = (*_tables(self.popularity), self.popularity)
+            self._draw = iid().draw_sequential
 
     def _joint(self) -> tuple[object, ...]:
         tuples = np.array(list(permutations(range(self.n_experts), self.top_k)), np.int16)
         weights = np.array([_tuple_weights(row, tuples) for row in self.popularity])
         return (*_tables(weights.reshape(-1, len(tuples))), tuples)
 
-    def _sequential(self, n_group: int, topk_group: int) -> tuple[object, ...]:
+    def _grouped(self, n_group: int, topk_group: int) -> tuple[object, ...]:
         weights = self.popularity
+        size = self.n_experts // n_group
         groups = np.ascontiguousarray(weights.reshape(self.n_layers, n_group, -1).sum(axis=2))
-        return (*_tables(weights), weights, *_tables(groups), groups, topk_group)
+        thresholds, aliases = _tables(weights.reshape(-1, size))
+        first = np.tile(np.arange(n_group, dtype=np.int32) * size, self.n_layers)
+        aliases = (aliases + first[:, None]).astype(np.int32)
+        inside = (thresholds.reshape(weights.shape), aliases.reshape(weights.shape), weights)
+        return (*inside, *_tables(groups), groups, topk_group)
 
     def draw(
         self, requests: IntArray, starts: IntArray, lengths: IntArray, out: Int16Array | None = None
@@ -130,8 +140,11 @@ def zipf_popularity(exponent: float, shape: RoutingShape, seed: int) -> FloatArr
 
 def _independent(popularity: FloatArray, shape: RoutingShape, seed: int) -> RoutingStream:
     return IndependentStream(
-        popularity, shape.top_k, stream_key(seed, "routing", "draws"),
-        n_group=shape.n_group, topk_group=shape.topk_group,
+        popularity,
+        shape.top_k,
+        stream_key(seed, "routing", "draws"),
+        n_group=shape.n_group,
+        topk_group=shape.topk_group,
     )
 
 

@@ -21,7 +21,9 @@ def _table(arrays: dict[str, npt.NDArray[Any]], metadata: dict[bytes, bytes]) ->
     flat = pa.array(experts.reshape(-1))
     width = experts.shape[1] * experts.shape[2]
     columns = [
-        pa.array(arrays["sequence"]), pa.array(arrays["domain"]), pa.FixedSizeListArray.from_arrays(flat, width)
+        pa.array(arrays["sequence"]),
+        pa.array(arrays["domain"]),
+        pa.FixedSizeListArray.from_arrays(flat, width),
     ]
     table = pa.Table.from_arrays(columns, names=["sequence", "domain", "experts"])
     return table.replace_schema_metadata(metadata)

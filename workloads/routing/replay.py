@@ -72,8 +72,15 @@ def adapt_trace(trace: RoutingTrace, shape: RoutingShape, seed: int) -> RoutingT
         names = stream(seed, "routing", "adapt", layer).permutation(wide) % shape.n_experts
         out[:, i] = _distinct(np.where(source >= 0, names[source], -1), shape.n_experts)
     return RoutingTrace(
-        out, trace.offsets, shape.n_experts, trace.domains, trace.domain_names, shape.moe_layers, trace.model,
-        trace.provenance, (*trace.notes, "adapted to another shape"),
+        out,
+        trace.offsets,
+        shape.n_experts,
+        trace.domains,
+        trace.domain_names,
+        shape.moe_layers,
+        trace.model,
+        trace.provenance,
+        (*trace.notes, "adapted to another shape"),
     )
 
 
