@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from codesign.base.random import stream, stream_key
-from ext.routing import iid
+from ext.routing import iid_kernels
 from workloads.routing.stream import (
     GENERATORS,
     FloatArray,
@@ -90,12 +90,12 @@ class IndependentStream:
         self._key = key
         self._tables: tuple[object, ...]
         if n_group > 1:
-            self._tables, self._draw = self._grouped(n_group, topk_group), iid().draw_grouped
+            self._tables, self._draw = self._grouped(n_group, topk_group), iid_kernels().draw_grouped
         elif perm(self.n_experts, top_k) <= _JOINT_COLUMNS:
-            self._tables, self._draw = self._joint(), iid().draw_joint
+            self._tables, self._draw = self._joint(), iid_kernels().draw_joint
         else:
             self._tables = (*_tables(self.popularity), self.popularity)
-            self._draw = iid().draw_sequential
+            self._draw = iid_kernels().draw_sequential
 
     def _joint(self) -> tuple[object, ...]:
         tuples = np.array(list(permutations(range(self.n_experts), self.top_k)), np.int16)

@@ -1,0 +1,1 @@
+"""What is asked of a machine: models, routers, request streams, traces.  Knows no hardware."""
