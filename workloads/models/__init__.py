@@ -1,0 +1,18 @@
+"""Models: layers, experts and sizes, from library files and Hugging Face configurations."""
+
+from workloads.models.load import load, names, published, resolve
+from workloads.models.spec import (
+    Attention,
+    FeedForward,
+    Layer,
+    LayerGroup,
+    Model,
+    MoE,
+    Projection,
+    Router,
+)
+
+__all__ = [
+    "Attention", "FeedForward", "Layer", "LayerGroup", "MoE", "Model", "Projection", "Router",
+    "load", "names", "published", "resolve",
+]  # fmt: skip
