@@ -1,0 +1,398 @@
+# cython: language_level=3
+"""Compiled twins of `ext.iteration.reference`; see there for what each does."""
+
+from libc.math cimport INFINITY, isinf, pow, sqrt
+from libc.stdint cimport int16_t, uint8_t, uint64_t
+import numpy as np
+
+from ext.graph import critical_path, events, sweep
+from ext.iteration import layout as names
+
+cdef int EXPERTS = names.EXPERTS, DISPATCH = names.DISPATCH, COMBINE = names.COMBINE
+cdef int COMPUTE = names.COMPUTE, MEMORY = names.MEMORY, LAUNCH = names.LAUNCH
+cdef int LINK_BANDWIDTH = names.LINK_BANDWIDTH
+cdef int SECONDS_PER_WORK = names.SECONDS_PER_WORK, HEAD_S = names.HEAD_S
+cdef int SECONDS_PER_BYTE = names.SECONDS_PER_BYTE, LAUNCH_S = names.LAUNCH_S
+cdef int ACTIVE_S = names.ACTIVE_S, POWER = names.POWER, FLOP_PER_TOKEN = names.FLOP_PER_TOKEN
+
+DEF MAX_WORDS = 32  # 256 expert groups
+DEF LANE_MAX = 255  # tokens that a byte lane counts before it is emptied
+
+cdef uint64_t[256] SPREAD  # bit i of the index -> byte lane i
+
+
+cdef void fill_spread() noexcept:
+    cdef int mask, bit
+    for mask in range(256):
+        SPREAD[mask] = 0
+        for bit in range(8):
+            if mask & (1 << bit):
+                SPREAD[mask] |= (<uint64_t>1) << (8 * bit)
+
+
+fill_spread()
+
+
+cdef void empty_lanes(uint64_t* lanes, int* pair, int n_groups) noexcept nogil:
+    """Add the byte lanes to one row of `pair`, and set them to zero."""
+    cdef int g
+    for g in range(n_groups):
+        pair[g] += <int>((lanes[g >> 3] >> (8 * (g & 7))) & 255)
+    for g in range((n_groups + 7) >> 3):
+        lanes[g] = 0
+
+
+cdef long count_plain(
+    const int16_t[:, :, ::1] ids, int[:, ::1] counts
+) noexcept nogil:
+    cdef int t, m, j, e, n_layers = ids.shape[1], k = ids.shape[2], n_experts = counts.shape[1]
+    cdef long used = 0
+    cdef const int16_t* token
+    cdef int* layer
+    for t in range(ids.shape[0]):
+        token = &ids[t, 0, 0]
+        layer = &counts[0, 0]
+        for m in range(n_layers):
+            for j in range(k):
+                e = token[j]
+                if e >= 0:
+                    layer[e] += 1
+                    used += 1
+            token += k
+            layer += n_experts
+    return used
+
+
+cdef long count_pairs(
+    const int16_t[:, :, ::1] ids, const int[::1] group_ptr, const int16_t[:, ::1] expert_group, int n_groups,
+    int[:, ::1] counts, int[:, :, ::1] pair, uint64_t* lanes,
+) noexcept nogil:
+    """Count a token once for each group by a bit mask, and masks by byte lanes of a word."""
+    cdef int d, t, m, j, e, g, w, filled
+    cdef int n_layers = ids.shape[1], k = ids.shape[2], n_experts = counts.shape[1]
+    cdef int words = (n_groups + 7) >> 3, n_data = group_ptr.shape[0] - 1
+    cdef long used = 0
+    cdef const int16_t* token
+    cdef const int16_t* group
+    cdef int* layer
+    cdef uint8_t[MAX_WORDS] mask
+    for d in range(n_data):
+        filled = 0
+        for t in range(group_ptr[d], group_ptr[d + 1]):
+            token = &ids[t, 0, 0]
+            group = &expert_group[0, 0]
+            layer = &counts[0, 0]
+            for m in range(n_layers):
+                for w in range(words):
+                    mask[w] = 0
+                for j in range(k):
+                    e = token[j]
+                    if e >= 0:
+                        layer[e] += 1
+                        used += 1
+                        g = group[e]
+                        mask[g >> 3] |= <uint8_t>(1 << (g & 7))
+                for w in range(words):
+                    lanes[m * words + w] += SPREAD[mask[w]]
+                token += k
+                group += n_experts
+                layer += n_experts
+            filled += 1
+            if filled == LANE_MAX or t + 1 == group_ptr[d + 1]:
+                for m in range(n_layers):
+                    empty_lanes(lanes + m * words, &pair[m, d, 0], n_groups)
+                filled = 0
+    return used
+
+
+def count(
+    const int16_t[:, :, ::1] ids, const int[::1] group_ptr, const int16_t[:, ::1] expert_group, int n_groups,
+    int[:, ::1] counts, int[:, :, ::1] pair, bint pairs,
+):
+    cdef uint64_t[::1] lanes
+    if n_groups > 8 * MAX_WORDS:
+        raise ValueError(f"{n_groups} expert groups: at most {8 * MAX_WORDS}")
+    counts[:, :] = 0
+    pair[:, :, :] = 0
+    if ids.shape[0] == 0 or ids.shape[1] == 0 or ids.shape[2] == 0:
+        return 0
+    if not pairs:
+        return count_plain(ids, counts)
+    lanes = np.zeros(ids.shape[1] * ((n_groups + 7) >> 3), dtype=np.uint64)
+    return count_pairs(ids, group_ptr, expert_group, n_groups, counts, pair, &lanes[0])
+
+
+cdef inline double norm(double a, double b, double power) noexcept nogil:
+    if isinf(power):
+        return a if a > b else b
+    if power == 1.0:
+        return a + b
+    if power == 2.0:
+        return sqrt(a * a + b * b)
+    if power == 4.0:
+        return sqrt(sqrt((a * a) * (a * a) + (b * b) * (b * b)))
+    return pow(pow(a, power) + pow(b, power), 1.0 / power)
+
+
+cdef inline double share(double a, double b, double power) noexcept nogil:
+    if isinf(power):
+        return 1.0 if a >= b else 0.0
+    return 1.0 / (1.0 + (pow(b / a, power) if a > 0.0 else INFINITY))
+
+
+cdef inline double mean(const double* rows, int n) noexcept nogil:
+    cdef double total = 0.0
+    cdef int i
+    for i in range(n):
+        total += rows[i]
+    return total / n
+
+
+cdef class Iteration:
+    cdef readonly object layout
+    cdef object execute
+    cdef readonly object free_s, busy_s, row_s, counts, pair, sums, volume, finish_s, cause, path
+    cdef readonly object path_parts, straggle_s, tally
+    cdef readonly int path_length
+    cdef int n_layers, n_groups, n_ranks, n_data, expert_row, dispatch_row, combine_row, n_parts
+    cdef bint exchanged, in_order
+    cdef uint64_t[::1] lanes
+    cdef const int[::1] row, resource, discipline, pred_ptr, pred, row_kind, table_of
+    cdef const int[::1] data_group, rank_group
+    cdef const int[:, ::1] order, order_ptr
+    cdef const int16_t[:, ::1] expert_group
+    cdef const double[:, ::1] work, moved, coefficients
+    cdef const double[:, :, ::1] send, recv
+    cdef const double[::1] latency_s, seconds_per_byte, token_bytes
+    cdef double[::1] v_free, v_busy, v_row, v_finish, v_straggle, v_tally
+    cdef int[::1] v_cause, v_path, last
+    cdef int[:, ::1] v_counts
+    cdef int[:, :, ::1] v_pair
+    cdef double[:, :, ::1] v_sums, v_volume
+    cdef double[:, ::1] v_parts
+
+    def __init__(self, layout, execute=None):
+        cdef int n = len(layout.row), n_resources = len(layout.discipline)
+        self.layout, self.execute = layout, execute
+        self.in_order = execute is None and not np.any(layout.discipline)
+        self.n_layers, self.n_groups = layout.n_layers, layout.n_groups
+        self.n_ranks, self.n_data, self.exchanged = layout.n_ranks, layout.n_data, layout.exchanged
+        self.expert_row, self.dispatch_row = layout.expert_row, layout.dispatch_row
+        self.combine_row, self.n_parts = layout.combine_row, len(names.PARTS)
+        self.row, self.resource, self.discipline = layout.row, layout.resource, layout.discipline
+        self.pred_ptr, self.pred, self.row_kind = layout.pred_ptr, layout.pred, layout.row_kind
+        self.table_of, self.data_group, self.rank_group = layout.table_of, layout.data_group, layout.rank_group
+        self.order, self.order_ptr, self.expert_group = layout.order, layout.order_ptr, layout.expert_group
+        self.work, self.moved, self.coefficients = layout.work, layout.moved, layout.coefficients
+        self.send, self.recv, self.latency_s = layout.send, layout.recv, layout.latency_s
+        self.seconds_per_byte, self.token_bytes = layout.seconds_per_byte, layout.token_bytes
+        if self.n_groups > 8 * MAX_WORDS:
+            raise ValueError(f"{self.n_groups} expert groups: at most {8 * MAX_WORDS}")
+        self.lanes = np.zeros(max(1, self.n_layers * ((self.n_groups + 7) >> 3)), dtype=np.uint64)
+        self.free_s, self.busy_s = np.zeros(n_resources), np.zeros(n_resources)
+        self.row_s = np.zeros(layout.n_rows)
+        self.counts = np.zeros((layout.n_layers, layout.n_experts), np.int32)
+        self.pair = np.zeros((layout.n_layers, layout.n_data, layout.n_groups), np.int32)
+        self.sums = np.zeros((layout.n_layers, layout.n_groups, 3))
+        self.volume = np.zeros((layout.n_layers, layout.n_ranks, 2))
+        self.finish_s, self.cause = np.zeros(n), np.zeros(n, np.int32)
+        self.path, self.path_length = np.zeros(n, np.int32), 0
+        self.path_parts = np.zeros((len(names.KINDS), self.n_parts))
+        self.straggle_s, self.tally = np.zeros(len(names.KINDS)), np.zeros(len(names.TALLY))
+        self.last = np.zeros(n_resources, np.int32)
+        self.v_free, self.v_busy, self.v_row, self.v_finish = self.free_s, self.busy_s, self.row_s, self.finish_s
+        self.v_straggle, self.v_tally, self.v_cause, self.v_path = (
+            self.straggle_s, self.tally, self.cause, self.path
+        )
+        self.v_counts, self.v_pair, self.v_sums, self.v_volume = self.counts, self.pair, self.sums, self.volume
+        self.v_parts = self.path_parts
+
+    def run(self, ids, const int[::1] group_ptr, const double[:, ::1] static_parts, double start_s):
+        cdef const int16_t[:, :, ::1] tokens
+        cdef double end_s
+        self.total_static(static_parts)
+        if ids is not None and self.n_layers:
+            tokens = ids
+            self.v_counts[:, :] = 0
+            if self.exchanged:
+                self.v_pair[:, :, :] = 0
+            if tokens.shape[0] and tokens.shape[2]:
+                with nogil:
+                    if self.exchanged:
+                        self.v_tally[0] += count_pairs(
+                            tokens, group_ptr, self.expert_group, self.n_groups, self.v_counts, self.v_pair,
+                            &self.lanes[0],
+                        )
+                    else:
+                        self.v_tally[0] += count_plain(tokens, self.v_counts)
+            self.cost_experts()
+            if self.exchanged:
+                self.cost_exchanges()
+        if self.in_order:
+            end_s = self.sweep(start_s)
+        else:
+            end_s = (self.execute or events)(
+                self.layout.row, self.layout.resource, self.layout.discipline, self.layout.pred_ptr,
+                self.layout.pred, self.row_s, start_s, self.free_s, self.busy_s, self.finish_s, self.cause,
+            )
+        self.path_length = critical_path(self.v_finish, self.v_cause, self.v_path)
+        self.attribute(static_parts, start_s)
+        return end_s
+
+    cdef void total_static(self, const double[:, ::1] parts) noexcept:
+        cdef int i, p
+        cdef double total
+        for i in range(self.expert_row):
+            total = 0.0
+            for p in range(self.n_parts):
+                total += parts[i, p]
+            self.v_row[i] = total
+
+    cdef void cost_experts(self) noexcept:
+        cdef int m, g, i, n, inside, last = self.work.shape[1] - 1, active, table
+        cdef long tokens
+        cdef double total_work, total_moved
+        cdef const double* work
+        cdef const double* moved
+        cdef const int* counts
+        for m in range(self.n_layers):
+            table = self.table_of[m]
+            work = &self.work[table, 0]
+            moved = &self.moved[table, 0]
+            counts = &self.v_counts[m, 0]
+            for g in range(self.n_groups):
+                total_work = 0.0
+                total_moved = 0.0
+                active = 0
+                tokens = 0
+                for i in range(self.order_ptr[m, g], self.order_ptr[m, g + 1]):
+                    n = counts[self.order[m, i]]
+                    if n == 0:
+                        continue
+                    inside = n if n < last else last
+                    total_work += work[inside]
+                    total_moved += moved[inside]
+                    if n > last:
+                        total_work += (n - last) * (work[last] - work[last - 1])
+                        total_moved += (n - last) * (moved[last] - moved[last - 1])
+                    active += 1
+                    tokens += n
+                self.v_sums[m, g, 0] = total_work
+                self.v_sums[m, g, 1] = total_moved
+                self.v_sums[m, g, 2] = active
+                self.v_row[self.expert_row + m * self.n_groups + g] = self.expert_s(m, g)
+                self.v_tally[1] += tokens
+                self.v_tally[2] += tokens * self.coefficients[table, FLOP_PER_TOKEN]
+                self.v_tally[3] += total_moved
+
+    cdef inline double expert_s(self, int m, int g) noexcept:
+        cdef const double* c = &self.coefficients[self.table_of[m], 0]
+        cdef double active = self.v_sums[m, g, 2], compute_s, memory_s, launch_s
+        if active == 0.0:
+            return 0.0
+        compute_s = self.v_sums[m, g, 0] * c[SECONDS_PER_WORK] + c[HEAD_S]
+        memory_s = self.v_sums[m, g, 1] * c[SECONDS_PER_BYTE]
+        launch_s = c[LAUNCH_S] + active * c[ACTIVE_S]
+        return launch_s + norm(compute_s, memory_s, c[POWER])
+
+    cdef void cost_exchanges(self) noexcept:
+        cdef int m, r, g, d, link, at
+        cdef double sent, received, both = self.token_bytes[0] + self.token_bytes[1]
+        for m in range(self.n_layers):
+            for r in range(self.n_ranks):
+                for link in range(2):
+                    sent = 0.0
+                    received = 0.0
+                    if self.seconds_per_byte[link] > 0.0:
+                        for g in range(self.n_groups):
+                            sent += self.send[link, r, g] * self.v_pair[m, self.data_group[r], g]
+                        for d in range(self.n_data):
+                            received += self.recv[link, r, d] * self.v_pair[m, d, self.rank_group[r]]
+                    self.v_volume[m, r, link] = sent if sent > received else received
+                    self.v_tally[4 + 2 * link] += sent * both
+                    self.v_tally[5 + 2 * link] += received * both
+                at = m * self.n_ranks + r
+                self.v_row[self.dispatch_row + at] = max(self.port_s(m, r, 0, 0), self.port_s(m, r, 0, 1))
+                self.v_row[self.combine_row + at] = max(self.port_s(m, r, 1, 0), self.port_s(m, r, 1, 1))
+
+    cdef inline double port_s(self, int m, int r, int way, int link) noexcept:
+        cdef double moved = self.v_volume[m, r, link] * self.token_bytes[way]
+        if moved > 0.0:
+            return self.latency_s[link] + moved * self.seconds_per_byte[link]
+        return 0.0
+
+    cdef double sweep(self, double start_s) noexcept:
+        """The kernel of `ext.graph.sweep`, on views that are already open."""
+        cdef int n = self.row.shape[0], i, j, p, held, why
+        cdef double begin, finish, duration, end = start_s
+        for i in range(self.last.shape[0]):
+            self.last[i] = -2
+        for i in range(n):
+            begin = start_s
+            why = -1
+            held = self.resource[i]
+            if held >= 0 and self.v_free[held] > begin:
+                begin = self.v_free[held]
+                why = self.last[held]
+            for j in range(self.pred_ptr[i], self.pred_ptr[i + 1]):
+                p = self.pred[j]
+                if self.v_finish[p] > begin:
+                    begin = self.v_finish[p]
+                    why = p
+            duration = self.v_row[self.row[i]]
+            finish = begin + duration
+            self.v_finish[i] = finish
+            self.v_cause[i] = why
+            if held >= 0:
+                self.v_free[held] = finish
+                self.v_busy[held] += duration
+                self.last[held] = i
+            if finish > end:
+                end = finish
+        return end
+
+    cdef void attribute(self, const double[:, ::1] static_parts, double start_s) noexcept:
+        cdef int i, p, row, kind, at, task = 0
+        for i in range(self.path_length):
+            task = self.v_path[i]
+            row = self.row[task]
+            if row < self.expert_row:
+                kind = self.row_kind[row]
+                for p in range(self.n_parts):
+                    self.v_parts[kind, p] += static_parts[row, p]
+            elif row < self.dispatch_row:
+                at = row - self.expert_row
+                self.attribute_experts(at // self.n_groups, at % self.n_groups)
+            elif row < self.combine_row:
+                at = row - self.dispatch_row
+                self.attribute_exchange(0, at // self.n_ranks, at % self.n_ranks)
+            else:
+                at = row - self.combine_row
+                self.attribute_exchange(1, at // self.n_ranks, at % self.n_ranks)
+        if self.path_length:
+            self.v_tally[8] += self.v_finish[task] - self.v_row[self.row[task]] - start_s
+
+    cdef void attribute_experts(self, int m, int g) noexcept:
+        cdef const double* c = &self.coefficients[self.table_of[m], 0]
+        cdef const double* rows = &self.v_row[self.expert_row + m * self.n_groups]
+        cdef double active = self.v_sums[m, g, 2], compute_s, memory_s, both, part
+        if active > 0.0:
+            compute_s = self.v_sums[m, g, 0] * c[SECONDS_PER_WORK] + c[HEAD_S]
+            memory_s = self.v_sums[m, g, 1] * c[SECONDS_PER_BYTE]
+            both = norm(compute_s, memory_s, c[POWER])
+            part = share(compute_s, memory_s, c[POWER])
+            self.v_parts[EXPERTS, COMPUTE] += part * both
+            self.v_parts[EXPERTS, MEMORY] += (1.0 - part) * both
+            self.v_parts[EXPERTS, LAUNCH] += c[LAUNCH_S] + active * c[ACTIVE_S]
+        self.v_straggle[EXPERTS] += rows[g] - mean(rows, self.n_groups)
+
+    cdef void attribute_exchange(self, int way, int m, int r) noexcept:
+        cdef int kind = COMBINE if way else DISPATCH, link, at
+        cdef int first = (self.combine_row if way else self.dispatch_row) + m * self.n_ranks
+        cdef double inside = self.port_s(m, r, way, 0), outside = self.port_s(m, r, way, 1)
+        link = 1 if outside > inside else 0
+        if (outside if link else inside) > 0.0:
+            at = LINK_BANDWIDTH + 2 * link
+            self.v_parts[kind, at] += (outside if link else inside) - self.latency_s[link]
+            self.v_parts[kind, at + 1] += self.latency_s[link]
+        self.v_straggle[kind] += self.v_row[first + r] - mean(&self.v_row[first], self.n_ranks)

@@ -1,0 +1,128 @@
+"""What stays the same from one iteration of an engine to the next, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+
+KINDS = (
+    "overhead", "attention", "dense_ffn", "gate", "shared_experts", "experts", "dispatch", "combine",
+    "collective", "head", "send",
+)  # fmt: skip
+EXPERTS, DISPATCH, COMBINE = KINDS.index("experts"), KINDS.index("dispatch"), KINDS.index("combine")
+
+# the resources that a second is spent on; the derivative of the time with respect to their speeds
+PARTS = (
+    "compute", "vector", "memory", "cache", "launch", "link_bandwidth", "link_latency",
+    "network_bandwidth", "network_latency", "engine",
+)  # fmt: skip
+COMPUTE, MEMORY, LAUNCH = PARTS.index("compute"), PARTS.index("memory"), PARTS.index("launch")
+LINK_BANDWIDTH = PARTS.index("link_bandwidth")  # then link latency, network bandwidth, network latency
+
+# columns of `Layout.coefficients`: see hwmodels.costs.ExpertTables
+(SECONDS_PER_WORK, HEAD_S, SECONDS_PER_BYTE, LAUNCH_S, ACTIVE_S, POWER, FLOP_PER_TOKEN) = range(7)
+N_COEFFICIENTS = 7
+
+# entries of `Iteration.tally`, summed over all iterations
+TALLY = (
+    "routed", "executed", "expert_flop", "expert_bytes", "link_sent", "link_received", "network_sent",
+    "network_received", "queued_s",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The graph of one iteration and the tables that its durations come from.
+
+    W ranks compute one pipeline stage; they form D data groups (attention) and G expert groups.  The rows
+    of durations are, in this order::
+
+        static    D x C    row d * C + c: class c of data group d; parts given for each iteration
+        experts   L x G    fused expert layer of each expert group
+        dispatch  L x W    exchange towards the experts, each rank's port   (if `exchanged`)
+        combine   L x W    exchange back
+
+    Parameters
+    ----------
+    row, resource, pred_ptr, pred : int32       the graph (see `ext.graph`)
+    discipline : int32[R]                       0 in-order, 1 first-come, 2 shared
+    row_kind : int32[rows]                      index in KINDS
+    n_data, n_classes, n_ranks, n_experts : int D, C, W, E
+    expert_group : int16[L, E]                  group that holds each expert
+    table_of : int32[L]                         row of the cost tables
+    work, moved : float64[tables, N + 1]        by tokens of an expert (`ExpertTables`)
+    coefficients : float64[tables, 7]
+    send : float64[2, W, G], recv : [2, W, D]   weights of `pair` in the bytes of a rank's port; index 0 the
+                                                link inside a node, 1 the network between nodes
+    data_group, rank_group : int32[W]           data group and expert group of each rank
+    latency_s, seconds_per_byte : float64[2]    of an exchange, by link
+    token_bytes : float64[2]                    bytes of a token's vector: dispatch, combine
+    exchanged : bool                            False: the experts see all tokens, nothing is dispatched
+    """
+
+    row: I32
+    resource: I32
+    pred_ptr: I32
+    pred: I32
+    discipline: I32
+    row_kind: I32
+    n_data: int
+    n_classes: int
+    n_groups: int
+    n_ranks: int
+    n_layers: int
+    n_experts: int
+    expert_group: NDArray[np.int16]
+    table_of: I32
+    work: F64
+    moved: F64
+    coefficients: F64
+    send: F64
+    recv: F64
+    data_group: I32
+    rank_group: I32
+    latency_s: F64
+    seconds_per_byte: F64
+    token_bytes: F64
+    exchanged: bool
+    order: I32 = field(init=False)  # [L, E] experts of each layer, by group
+    order_ptr: I32 = field(init=False)  # [L, G + 1]
+
+    def __post_init__(self) -> None:
+        groups = np.arange(self.n_groups + 1)
+        order = np.argsort(self.expert_group, axis=1, kind="stable").astype(np.int32)
+        held = np.take_along_axis(self.expert_group, order.astype(np.int64), axis=1)
+        ptr = [np.searchsorted(layer, groups) for layer in held]
+        object.__setattr__(self, "order", order)
+        shape = (self.n_layers, self.n_groups + 1)
+        object.__setattr__(self, "order_ptr", np.array(ptr, dtype=np.int32).reshape(shape))
+
+    @property
+    def n_static(self) -> int:
+        """Rows whose parts are given from outside: data groups x classes."""
+        return self.n_data * self.n_classes
+
+    @property
+    def expert_row(self) -> int:
+        """First row of the experts."""
+        return self.n_static
+
+    @property
+    def dispatch_row(self) -> int:
+        """First row of the dispatch."""
+        return self.expert_row + self.n_layers * self.n_groups
+
+    @property
+    def combine_row(self) -> int:
+        """First row of the combine."""
+        return self.dispatch_row + self.n_layers * self.n_ranks * self.exchanged
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the duration table."""
+        return self.combine_row + self.n_layers * self.n_ranks * self.exchanged
