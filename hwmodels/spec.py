@@ -25,6 +25,7 @@ from codesign.base.units import (
     MoneyRate,
     Power,
 )
+from hwmodels.timing import Timing
 
 PRECISION_BYTES: dict[str, float] = {
     "fp64": 8.0, "fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0,
@@ -103,7 +104,7 @@ class DevicePower(Strict):
     other: Power = 0.0  # drawn while any kernel runs, over idle, whatever it does
 
 
-class Device(Strict):
+class Device(Timing, Strict):
     """One accelerator, or one CPU socket."""
 
     name: str

@@ -163,8 +163,21 @@ def _quantity(dimension: str, *, positive: bool) -> Any:
 
 
 if TYPE_CHECKING:
-    Bytes = Bandwidth = Time = Frequency = FlopRate = EnergyPerByte = EnergyPerFlop = float
-    Energy = Power = Money = MoneyRate = MoneyPerEnergy = Area = RequestRate = Latency = float
+    Bytes = float
+    Bandwidth = float
+    Time = float
+    Frequency = float
+    FlopRate = float
+    EnergyPerByte = float
+    EnergyPerFlop = float
+    Energy = float
+    Power = float
+    Money = float
+    MoneyRate = float
+    MoneyPerEnergy = float
+    Area = float
+    RequestRate = float
+    Latency = float
 else:
     Bytes = _quantity("bytes", positive=True)
     Bandwidth = _quantity("bandwidth", positive=True)
