@@ -1,0 +1,143 @@
+"""From an experiment's ``workload.requests`` to a stream of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from codesign.base.document import Document
+from codesign.base.errors import ConfigError
+from codesign.base.random import stream
+from workloads.requests.arrivals import Arrivals, Poisson
+from workloads.requests.joint import GaussianCopula, draw_lengths
+from workloads.requests.settings import (
+    DatasetForm,
+    RequestSettings,
+    SyntheticForm,
+    TraceForm,
+    read_settings,
+)  # fmt: skip
+from workloads.requests.spec import MAX_TIME_S, FloatArray, Requests
+from workloads.requests.traces import Trace, read_trace
+
+
+def build_requests(
+    requests: Document | Mapping[str, Any] | RequestSettings, *, seed: int, base_dir: str | Path | None = None
+) -> Requests:
+    """Build the stream that ``workload.requests`` describes (forms: `workloads.requests.settings`).
+
+    Parameters
+    ----------
+    requests : Document, mapping or RequestSettings   a Document keeps file and line for errors
+    seed : int                                        the experiment's seed
+    base_dir : path                                   where relative trace paths start; then the current one
+
+    Raises
+    ------
+    ConfigError   wrong settings, a broken or empty trace
+
+    Notes
+    -----
+    Laws: the same settings and seed give the same stream; another rate changes times alone, and scales
+    them; the first n requests do not depend on the count.
+    """
+    settings = requests if isinstance(requests, RequestSettings) else read_settings(requests)
+    form = settings.form
+    if isinstance(form, TraceForm):
+        return _from_trace(settings, form, seed, base_dir)
+    if isinstance(form, DatasetForm):
+        return _from_dataset(settings, form, seed, base_dir)
+    return _synthetic(settings, form, seed)
+
+
+def find_file(name: str, base_dir: str | Path | None) -> Path:
+    """Return the path that a file of settings means: beside that file, or in the current directory."""
+    path = Path(name).expanduser()
+    if base_dir is not None and not path.is_absolute() and (Path(base_dir) / path).exists():
+        return Path(base_dir) / path
+    return path
+
+
+def arrival_times(
+    settings: RequestSettings, process: Arrivals, n: int, rate_per_s: float, seed: int
+) -> FloatArray:
+    """Draw n arrival times from the stream that is theirs alone."""
+    times = process.times(n, rate_per_s, stream(seed, "requests", "arrivals"))
+    if n and not times[-1] <= MAX_TIME_S:
+        raise settings.document.error(("rate",), "is so low that the last request comes after centuries")
+    return times
+
+
+def _synthetic(settings: RequestSettings, form: SyntheticForm, seed: int) -> Requests:
+    process, prompt, output = settings.arrivals, settings.prompt, settings.output
+    if process is None or prompt is None or output is None:
+        raise ConfigError("requests: a synthetic stream needs arrivals, prompt_tokens and output_tokens")
+    tokens = draw_lengths(form.count, prompt, output, GaussianCopula(form.correlation), seed)
+    times = arrival_times(settings, process, form.count, form.rate or 1.0, seed)
+    return Requests(times, *tokens, concurrency=form.concurrency, name="synthetic", source="drawn")
+
+
+def _from_dataset(
+    settings: RequestSettings, form: DatasetForm, seed: int, base_dir: str | Path | None
+) -> Requests:
+    from workloads.requests.datasets import load_dataset
+
+    table = load_dataset(form.dataset, base_dir, settings.document.where(("dataset",)))
+    tokens = draw_lengths(form.count, table.prompt, table.output, table.copula, seed)
+    process = settings.arrivals or table.arrivals
+    rate = form.rate or table.rate
+    if process.needs_rate and rate is None:
+        rule = f"is required: dataset {table.name} holds lengths alone (or concurrency, or batch: true)"
+        raise settings.document.error(("rate",), rule)
+    times = arrival_times(settings, process, form.count, rate or 1.0, seed)
+    return Requests(times, *tokens, concurrency=form.concurrency, name=table.name, source=table.source)
+
+
+def _from_trace(
+    settings: RequestSettings, form: TraceForm, seed: int, base_dir: str | Path | None
+) -> Requests:
+    place = settings.document.where(("trace",))
+    try:
+        path = find_file(form.trace, base_dir)
+        trace = read_trace(path, format=form.format, skip=form.skip, limit=form.limit)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: trace: {error}{_dataset_hint(form.trace)}") from None
+    times, notes = _retimed(settings, form, trace, seed)
+    if not times[-1] <= MAX_TIME_S:
+        raise settings.document.error(("trace",), "the last request comes after centuries at this scale")
+    found = trace.requests
+    return found.at(times, concurrency=form.concurrency, notes=(*found.notes, *notes))
+
+
+def _dataset_hint(name: str) -> str:
+    from workloads.requests.datasets import dataset_names
+
+    stem = Path(name).stem
+    return f" (did you mean dataset: {stem}?)" if stem in dataset_names() else ""
+
+
+def _retimed(
+    settings: RequestSettings, form: TraceForm, trace: Trace, seed: int
+) -> tuple[FloatArray, tuple[str, ...]]:
+    """Return the times that the form asks for, and what was done to the recorded ones."""
+    times, n = trace.requests.arrival_s, len(trace.requests)
+    process, own_rate = settings.arrivals, _mean_rate(times)
+    if process is None and not trace.timed:
+        process = Poisson()
+    if process is not None:
+        rate = form.rate or (own_rate if trace.timed else None)
+        if process.needs_rate and rate is None:
+            rule = "is required: the trace holds lengths alone (or concurrency, or batch: true)"
+            raise settings.document.error(("rate",), rule)
+        return arrival_times(settings, process, n, rate or 1.0, seed), ("times drawn, not recorded",)
+    scale = (form.time_scale or 1.0) / (form.speedup or 1.0)
+    if form.rate is not None and own_rate is not None:
+        scale = own_rate / form.rate
+    return times * scale, () if scale == 1.0 else (f"recorded times multiplied by {scale:.6g}",)
+
+
+def _mean_rate(times_s: FloatArray) -> float | None:
+    """Return arrivals per s from the first to the last; None where they are all at once."""
+    span = float(times_s[-1] - times_s[0]) if len(times_s) else 0.0
+    return (len(times_s) - 1) / span if span > 0 else None

@@ -1,0 +1,167 @@
+"""Read a dataset file: quantiles of lengths and gaps, their joint ranks, and how gaps follow each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from codesign.base.document import Strict, read_yaml, validate
+from codesign.base.errors import ConfigError, unknown_name
+from workloads.requests.arrivals import Arrivals, Component, Poisson, RecordedGaps
+from workloads.requests.fields import Count, Rate
+from workloads.requests.joint import Copula, GaussianCopula, GridCopula, balanced
+from workloads.requests.lengths import TokensReal
+from workloads.requests.spec import FloatArray
+
+_HERE = Path(__file__).parent
+Level = Annotated[float, Field(ge=0, le=1)]
+
+
+class QuantileTable(Strict):
+    """A distribution: `values` at `levels`, linear between, flat outside."""
+
+    levels: Annotated[list[Level], Field(min_length=2, max_length=10_000)]
+    values: Annotated[list[Annotated[float, Field(ge=0)]], Field(max_length=10_000)]
+
+    @model_validator(mode="after")
+    def _check(self) -> QuantileTable:
+        if len(self.levels) != len(self.values):
+            raise ValueError(f"{len(self.levels)} levels, but {len(self.values)} values")
+        if any(b <= a for a, b in pairwise(self.levels)):
+            raise ValueError("levels must ascend")
+        if any(b < a for a, b in pairwise(self.values)):
+            raise ValueError("values must not descend")
+        return self
+
+
+class TokenTable(QuantileTable):
+    """A distribution of token counts."""
+
+    values: Annotated[list[TokensReal], Field(max_length=10_000)]
+
+
+class ComponentEntry(Strict):
+    """One slow component of the gaps."""
+
+    share: Annotated[float, Field(ge=0, le=1)]
+    memory: Annotated[float, Field(gt=0, le=1e9)]
+
+
+class GapTable(QuantileTable):
+    """Gaps between arrivals, in units of their mean."""
+
+    components: tuple[ComponentEntry, ...] = ()
+
+    @model_validator(mode="after")
+    def _shares(self) -> GapTable:
+        if sum(part.share for part in self.components) > 1 + 1e-9:
+            raise ValueError("the shares of the components exceed 1")
+        if not self.values[-1] > 0:
+            raise ValueError("all gaps are 0")
+        return self
+
+
+class DatasetFile(Strict):
+    """What a dataset file holds."""
+
+    name: str
+    source: str
+    note: str = ""
+    requests: Count
+    rate: Rate | None = None
+    prompt_tokens: TokenTable
+    output_tokens: TokenTable
+    joint: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] = ()
+    gaps: GapTable | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> DatasetFile:
+        if any(len(row) != len(self.joint) or not sum(row) for row in self.joint):
+            raise ValueError("joint must be a square table without empty rows")
+        if (self.gaps is None) != (self.rate is None):
+            raise ValueError("rate and gaps belong together")
+        return self
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """A quantile function as two arrays."""
+
+    levels: FloatArray
+    values: FloatArray
+
+    def quantile(self, u: FloatArray) -> FloatArray:
+        """Interpolate linearly; flat outside."""
+        return np.interp(u, self.levels, self.values)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset ready to draw from; `rate` (1/s) is None where the source has lengths alone."""
+
+    name: str
+    source: str
+    requests: int
+    rate: float | None
+    prompt: Quantiles
+    output: Quantiles
+    copula: Copula
+    arrivals: Arrivals
+
+
+def dataset_names() -> list[str]:
+    """Return the names of the shipped datasets."""
+    return sorted(path.stem for path in _HERE.glob("*.yaml"))
+
+
+def load_dataset(name: str, base_dir: str | Path | None = None, where: str = "") -> Dataset:
+    """Load a shipped dataset by name, or a dataset file by path (``.yaml``; beside `base_dir`, or here).
+
+    Raises
+    ------
+    ConfigError   unknown name, with the nearest one; a broken file
+    """
+    if name in dataset_names():
+        return _load(_HERE / f"{name}.yaml")
+    if not name.endswith((".yaml", ".yml")):
+        raise unknown_name("dataset", name, dataset_names(), f"{where}: dataset" if where else "")
+    path = Path(name).expanduser()
+    if base_dir is not None and (Path(base_dir) / path).exists():
+        path = Path(base_dir) / path
+    try:
+        return read_dataset(path)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: dataset: {error}" if where else str(error)) from None
+
+
+@lru_cache(maxsize=16)
+def _load(path: Path) -> Dataset:
+    return read_dataset(path)
+
+
+def read_dataset(path: str | Path) -> Dataset:
+    """Read and check one dataset file."""
+    file = validate(DatasetFile, read_yaml(path, "dataset file"))
+    copula: Copula = GridCopula(balanced(np.array(file.joint))) if file.joint else GaussianCopula()
+    prompt, output = _quantiles(file.prompt_tokens), _quantiles(file.output_tokens)
+    return Dataset(
+        file.name, file.source, file.requests, file.rate, prompt, output, copula, _process(file.gaps)
+    )
+
+
+def _quantiles(table: QuantileTable) -> Quantiles:
+    return Quantiles(np.array(table.levels), np.array(table.values))
+
+
+def _process(table: GapTable | None) -> Arrivals:
+    if table is None:
+        return Poisson()
+    levels, gaps = np.array(table.levels), np.array(table.values)
+    levels, gaps = np.concatenate(([0.0], levels, [1.0])), np.concatenate((gaps[:1], gaps, gaps[-1:]))
+    return RecordedGaps(levels, gaps, tuple(Component(part.share, part.memory) for part in table.components))

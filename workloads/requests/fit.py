@@ -1,0 +1,136 @@
+"""Fit a dataset file to a recorded stream: quantiles, joint ranks, and the memory of the gaps.
+
+Nothing is assumed about the shape of a distribution: no recorded stream here fits one log-normal.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codesign.base.errors import ConfigError
+from workloads.requests.lengths import normal_quantile
+from workloads.requests.spec import FloatArray, IntArray, Requests
+
+BODY = 200  # quantiles evenly spaced ...
+TAIL = 25  # ... and the largest values one by one: they carry the moments
+JOINT = 12  # rows and columns of the joint table of ranks
+MEMORIES = (1.5, 5.0, 15.0, 50.0, 150.0, 500.0, 1500.0)  # of the gaps, in requests
+
+
+def fit_dataset(requests: Requests, *, name: str, source: str, note: str = "") -> dict[str, Any]:
+    """Describe a stream by tables that `load_dataset` reads.
+
+    Parameters
+    ----------
+    requests : Requests   at least 20; without times (all at 0) no arrival process is fitted
+
+    Raises
+    ------
+    ConfigError   too few requests to describe
+    """
+    n = len(requests)
+    if n < 20:
+        raise ConfigError(f"{requests.source}: {n} requests are too few to fit a dataset: 20 are needed")
+    fitted: dict[str, Any] = {"name": name, "source": source}
+    if note:
+        fitted["note"] = note
+    fitted["requests"] = n
+    span_s = requests.duration_s - float(requests.arrival_s[0])
+    if span_s > 0:
+        fitted["rate"] = f"{(n - 1) / span_s:.6g} 1/s"
+        fitted["gaps"] = fit_gaps(requests.arrival_s)
+    fitted["prompt_tokens"] = quantile_table(requests.prompt_tokens)
+    fitted["output_tokens"] = quantile_table(requests.output_tokens)
+    fitted["joint"] = joint_ranks(requests.prompt_tokens, requests.output_tokens)
+    return fitted
+
+
+def quantile_table(values: FloatArray | IntArray) -> dict[str, list[float]]:
+    """Return quantiles at even levels, and the largest values at their own levels (i - 1/2)/n."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    n, tail = len(ordered), min(TAIL, len(ordered) // 2)
+    own = (np.arange(n) + 0.5) / n
+    body = np.linspace(own[0], own[n - tail - 1], BODY) if n > BODY + tail else own[: n - tail]
+    levels = np.round(np.concatenate((body, own[n - tail :])), 7)
+    levels = np.unique(levels)
+    found = np.interp(levels, own, ordered)
+    return {"levels": [float(x) for x in levels], "values": [float(f"{x:.5g}") for x in found]}
+
+
+def joint_ranks(a: IntArray, b: IntArray, cells: int = JOINT) -> list[list[int]]:
+    """Return how often rank cells of `a` and `b` fall together (ties broken evenly, at random)."""
+    n = len(a)
+    tie = np.random.Generator(np.random.Philox(key=0)).permutation(n)
+    rank_a, rank_b = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    rank_a[np.lexsort((tie, a))] = np.arange(n)
+    rank_b[np.lexsort((tie[::-1], b))] = np.arange(n)
+    flat = rank_a * cells // n * cells + rank_b * cells // n
+    table = np.bincount(flat, minlength=cells * cells).reshape(cells, cells)
+    return [[int(x) for x in row] for row in table]
+
+
+def fit_gaps(arrival_s: FloatArray) -> dict[str, Any]:
+    """Fit the gaps: their quantiles in units of the mean, and slow components to their autocorrelation."""
+    gaps = np.diff(arrival_s)
+    return quantile_table(gaps / gaps.mean()) | {"components": fit_memory(gaps)}
+
+
+def fit_memory(gaps: FloatArray) -> list[dict[str, float]]:
+    """Fit shares of slow components to the autocorrelation of the gaps' normal scores.
+
+    Non-negative least squares over a fixed set of memories, on autocorrelations averaged over lags that
+    grow geometrically; shares below 0.2 % are left out.
+    """
+    from scipy.optimize import nnls
+
+    score = normal_scores(gaps)
+    edges = np.unique(np.geomspace(1, max(len(gaps) // 4, 2), 25).astype(int))
+    found = autocorrelation(score, edges[-1])
+    lags = np.arange(1, edges[-1] + 1)
+    design = np.exp(-lags[:, None] / np.array(MEMORIES))
+    spans = list(zip(edges[:-1] - 1, edges[1:] - 1, strict=True))
+    weight = np.sqrt([b - a for a, b in spans])
+    left = np.array([design[a:b].mean(axis=0) for a, b in spans]) * weight[:, None]
+    right = np.array([found[a:b].mean() for a, b in spans]) * weight
+    shares, _ = nnls(left, right)
+    shares *= min(1.0, 0.99 / max(float(shares.sum()), 1e-9))
+    return [
+        {"share": round(float(s), 4), "memory": m}
+        for s, m in zip(shares, MEMORIES, strict=True)
+        if s > 0.002
+    ]  # fmt: skip
+
+
+def normal_scores(values: FloatArray) -> FloatArray:
+    """Return the standard normal scores of the ranks."""
+    rank = np.empty(len(values))
+    rank[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return normal_quantile((rank + 0.5) / len(values))
+
+
+def autocorrelation(values: FloatArray, last: int) -> FloatArray:
+    """Return the autocorrelation at lags 1 ... last (by Fourier transform)."""
+    centred = values - values.mean()
+    size = 1 << (2 * len(centred) - 1).bit_length()
+    power = np.abs(np.fft.rfft(centred, size)) ** 2
+    raw = np.fft.irfft(power, size)[: last + 1]
+    return np.asarray(raw[1:] / raw[0], dtype=np.float64)
+
+
+def write_dataset(fitted: dict[str, Any], path: str | Path) -> None:
+    """Write a fitted dataset as YAML that `load_dataset` reads.
+
+    Raises
+    ------
+    ConfigError   the file cannot be written
+    """
+    import yaml
+
+    text = yaml.safe_dump(fitted, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
