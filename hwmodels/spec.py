@@ -41,10 +41,12 @@ class Compute(Strict):
     units: int = Field(gt=0)  # streaming multiprocessors, compute units, cores
     clock: Frequency  # the clock at which the peaks hold
     shared_memory_per_unit: Bytes | None = None
-    tiles: list[tuple[int, int]] = [(256, 128), (128, 128), (64, 128), (64, 64), (16, 64)]
+    tiles: list[tuple[int, int]] = Field(
+        default_factory=lambda: [(256, 128), (128, 128), (64, 128), (64, 64), (16, 64)]
+    )
     launch_overhead: Latency  # floor of one kernel inside a CUDA graph
     architecture: str = "generic"  # ampere, hopper, ada, blackwell, cdna3, ...
-    energy_per_flop: dict[str, EnergyPerFlop] = {}
+    energy_per_flop: dict[str, EnergyPerFlop] = Field(default_factory=dict)
 
 
 class MemoryTier(Strict):
@@ -113,12 +115,12 @@ class Device(Timing, Strict):
     main_memory: str  # the tier that holds weights and KV by default
     l2: str | None = None  # key of the on-chip cache tier in `memory`
     pim: Pim | None = None
-    dma: dict[str, Dma] = {}
+    dma: dict[str, Dma] = Field(default_factory=dict)
     power: DevicePower
     price: Price
     area: Area | None = None
-    calibration: dict[str, float] = {}  # named efficiencies that override the cost models' defaults
-    sources: dict[str, str] = {}
+    calibration: dict[str, float] = Field(default_factory=dict)  # override the cost models' constants
+    sources: dict[str, str] = Field(default_factory=dict)
 
 
 class Link(Strict):
@@ -135,11 +137,11 @@ class Link(Strict):
 class Host(Strict):
     """The CPU side of a node: what it costs, draws and stores."""
 
-    memory: dict[str, MemoryTier] = {}
+    memory: dict[str, MemoryTier] = Field(default_factory=dict)
     idle: Power = 0.0
     peak: Power = 0.0
     price: Price = Price()
-    links: dict[str, Dma] = {}  # host memory -> device, by name ("pcie")
+    links: dict[str, Dma] = Field(default_factory=dict)  # "pcie": a host tier -> "device" (its main memory)
 
 
 class System(Strict):
@@ -155,7 +157,7 @@ class System(Strict):
     power_usage_effectiveness: float = Field(default=1.0, ge=1.0)
     electricity: MoneyPerEnergy = 0.0
     price: Price | None = None  # of one whole node; else devices and host are summed
-    sources: dict[str, str] = {}
+    sources: dict[str, str] = Field(default_factory=dict)
 
     @property
     def devices(self) -> int:

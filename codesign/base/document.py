@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -37,13 +37,14 @@ class Document:
     data: Any
     origin: str = "<python>"
     lines: dict[KeyPath, int] = field(default_factory=dict)
+    origins: dict[KeyPath, str] = field(default_factory=dict)  # of keys that came from another file
 
     def where(self, path: KeyPath) -> str:
         """Return ``file:line`` of a key, or of its nearest described parent."""
         while path and path not in self.lines:
             path = path[:-1]
-        line = self.lines.get(path)
-        return f"{self.origin}:{line}" if line else self.origin
+        line, origin = self.lines.get(path), self.origins.get(path, self.origin)
+        return f"{origin}:{line}" if line else origin
 
     def error(self, path: KeyPath, rule: str, value: object = ...) -> ConfigError:
         """Build the one error for a faulty key."""
@@ -63,12 +64,13 @@ class Document:
 
     def copy(self) -> Document:
         """Return a deep copy that can be changed freely."""
-        return Document(deepcopy(self.data), self.origin, dict(self.lines))
+        return Document(deepcopy(self.data), self.origin, dict(self.lines), dict(self.origins))
 
     def child(self, key: str) -> Document:
         """Return the document below one top-level key; places keep their lines."""
         lines = {path[1:]: line for path, line in self.lines.items() if path[:1] == (key,)}
-        return Document(self.data[key], self.origin, lines)
+        origins = {path[1:]: origin for path, origin in self.origins.items() if path[:1] == (key,)}
+        return Document(self.data[key], self.origin, lines, origins)
 
 
 def dotted(path: KeyPath) -> str:
@@ -211,7 +213,8 @@ def validate(model: type[T], document: Document) -> T:
     ConfigError   for the first fault by line: place, key, value, rule, nearest valid name
     """
     try:
-        return _adapter(model).validate_python(document.data)
+        valid: T = _adapter(cast(Any, model)).validate_python(document.data)
+        return valid
     except ValidationError as error:
         faults = error.errors(include_url=False)
         first = min(faults, key=lambda fault: _line_of(document, fault))

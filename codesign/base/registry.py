@@ -80,6 +80,6 @@ class Registry(Generic[T]):
             )
         component = self.get(settings["name"], f"{document.where(('name',))}: name")
         rest = {key: value for key, value in settings.items() if key != "name"}
-        inner = Document(rest, document.origin, document.lines)
+        inner = Document(rest, document.origin, document.lines, document.origins)
         built: T = validate(component, inner)
         return built

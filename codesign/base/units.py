@@ -136,7 +136,7 @@ def parse_quantity(value: object, dimension: str) -> float:
     PydanticCustomError (a ValueError)   no unit, unknown unit, unit of another kind, not finite
     """
     if not isinstance(value, str):
-        canonical, written = DIMENSIONS[dimension]
+        written = DIMENSIONS[dimension][1]
         raise _error(f"has no unit; a {dimension.replace('_', ' ')} is written in {written}")
     result = _parse(value, dimension)
     if not math.isfinite(result):
