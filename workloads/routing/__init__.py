@@ -2,6 +2,7 @@
 
 from workloads.routing import independent as _independent
 from workloads.routing import replay as _replay
+from workloads.routing import synthetic as _synthetic
 from workloads.routing.build import build_routing, read_generator
 from workloads.routing.files import RoutingTrace, read_trace, write_trace
 from workloads.routing.stream import GENERATORS, RoutingGenerator, RoutingShape, RoutingStream
@@ -18,4 +19,4 @@ __all__ = [
     "write_trace",
 ]
 
-_COMPONENTS = (_independent, _replay)
+_COMPONENTS = (_independent, _replay, _synthetic)

@@ -69,8 +69,8 @@ def _tuple_weights(row: FloatArray, tuples: Int16Array) -> FloatArray:
     shares = row / row.sum()
     probability, left = np.ones(len(tuples)), np.ones(len(tuples))
     for slot in tuples.T:
-        probability *= shares[slot] / left
-        left = np.maximum(left - shares[slot], 1e-300)
+        probability *= np.minimum(shares[slot] / left, 1.0)
+        left = np.maximum(left - shares[slot], 1e-15)  # below: rounding, not share
     return probability
 
 

@@ -44,7 +44,7 @@ def settings_of(name, trace_path):
     }[name]
 
 
-ALL = ["uniform", "zipf", "trace"]
+ALL = ["uniform", "zipf", "trace", "synthetic"]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -75,7 +75,7 @@ def test_experts_of_a_token_differ_and_exist(name, trace_path):
     assert ids.max() < 16
 
 
-@pytest.mark.parametrize("name", ["uniform", "zipf"])
+@pytest.mark.parametrize("name", ["uniform", "zipf", "synthetic"])
 def test_layers_and_seeds_and_requests_differ(name, trace_path):
     stream = build_routing(settings_of(name, trace_path), **SHAPE)
     span = (np.zeros(1, np.int64), np.full(1, 200))
