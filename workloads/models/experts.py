@@ -123,21 +123,23 @@ def _bias(setting: Setting) -> bool:
 
 def dense(setting: Setting, i: int) -> FeedForward:
     """Build a dense feed-forward part."""
+    width = _dense_width(setting, i)
+    if setting.fields.find("widening_factor"):
+        return FeedForward(intermediate_size=width, gated=gated(setting, *n.GATED))
+    return FeedForward(intermediate_size=width, gated=gated(setting, *n.GATED), bias=_bias(setting))
+
+
+def _dense_width(setting: Setting, i: int) -> int:
     fields = setting.fields
     if fields.find("widening_factor"):
-        return FeedForward(intermediate_size=_widened(setting), gated=gated(setting, *n.GATED))
-    name = fields.find(*n.DENSE_FFN)
-    if name is None and "n_inner" in fields.data:
-        width = 4 * setting.hidden
-    else:
-        names = n.DENSE_FFN
-        if name is None and fields.find("expansion_ratio"):
-            width = setting.hidden * fields.integer("expansion_ratio")
-        elif name is None and setting.family.startswith(("falcon", "bloom", "mpt", "gpt_bigcode")):
-            width = 4 * setting.hidden
-        else:
-            width = fields.at(i, *names, low=1)
-    return FeedForward(intermediate_size=width, gated=gated(setting, *n.GATED), bias=_bias(setting))
+        return _widened(setting)
+    if fields.find(*n.DENSE_FFN):
+        return fields.at(i, *n.DENSE_FFN, low=1)
+    if fields.find("expansion_ratio"):
+        return setting.hidden * fields.integer("expansion_ratio")
+    if families.ffn_is_four_times_hidden(setting.family):
+        return 4 * setting.hidden
+    raise fields.missing(n.FFN)
 
 
 def _widened(setting: Setting) -> int:
@@ -160,7 +162,7 @@ def experts(setting: Setting, i: int) -> MoE:
     zero = fields.integer(*n.ZERO_EXPERTS, default=0, low=0, high=MOST_EXPERTS)
     router = _router(setting, count, i)
     top_k = _top_k(setting, count + zero, i, router)
-    width = _widened(setting) if fields.find("widening_factor") else fields.at(i, *n.EXPERT_FFN, low=1)
+    width = _expert_width(setting, i)
     expert = FeedForward(
         intermediate_size=width, gated=gated(setting, *n.EXPERT_GATED), bias=setting.family == "gpt_oss"
     )
@@ -171,6 +173,15 @@ def experts(setting: Setting, i: int) -> MoE:
         shared_gated=setting.family.startswith("qwen"),
         latent_size=fields.optional("routed_expert_hidden_size", "moe_latent_size"),
     )  # fmt: skip
+
+
+def _expert_width(setting: Setting, i: int) -> int:
+    fields = setting.fields
+    if fields.find("widening_factor"):
+        return _widened(setting)
+    if fields.find(*n.EXPERT_FFN) is None:
+        raise fields.missing(("moe_intermediate_size", *n.FFN))
+    return fields.at(i, *n.EXPERT_FFN, low=1)
 
 
 def _top_k(setting: Setting, choices: int, i: int, router: Router) -> int:

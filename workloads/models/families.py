@@ -36,16 +36,17 @@ _RENORMALISED = (
     r"|qwen3_5|step3p5|step3p7|lfm2|dots1|mimo|afmoe|bailing"
 )
 _POSITIONS = r"gpt2|gpt_bigcode|gpt_neo$|opt|bert|codegen$"
+_FOUR_TIMES_HIDDEN = r"gpt2|gpt_bigcode|gptj|gpt_neo$|codegen|falcon|bloom|mpt"
 _ALTERNATING = {r"gpt_oss": 2, r"gemma2": 2, r"gemma3": 6, r"cohere2": 4}
 _COUNTING: dict[str, Counting] = {
-    # DeepSeek-V3: 671B / 37B, V3 weights page: activation 36.7B; V2: 21B; V2-Lite: 2.4B
-    r"deepseek": "no_input_embedding",
+    # DeepSeek-V3: 37B, its weights page 36.7B; V2: 21B; V2-Lite: 2.4B (DeepSeekMoE-16B, 2.8B, counts all)
+    r"deepseek_v\d+": "no_input_embedding",
     # gpt-oss model card, table 1: unembedding counts towards active parameters, embedding does not
     r"gpt_oss": "no_input_embedding",
     # GLM-4.5 report, table 1: embeddings and output layer are not counted
     r"glm|glm4|glm4_moe|glm_moe_dsa": "no_embeddings",
-    # MiniMax-M2 (10B): no rule gives 10.0; without embeddings 9.8 is the nearest
-    r"minimax_m2|minimax_m3": "no_embeddings",
+    # MiniMax-Text-01: 45.9B; MiniMax-M2 (10B): no rule gives 10.0, without embeddings 9.8 is the nearest
+    r"minimax|minimax_text_01|minimax_m1|minimax_m2|minimax_m3": "no_embeddings",
 }
 
 
@@ -78,6 +79,11 @@ def sigmoid_router(family: str) -> bool:
 def renormalised(family: str) -> bool:
     """Tell whether the chosen experts' weights are made to sum to one if no field says so."""
     return _is(family, _RENORMALISED)
+
+
+def ffn_is_four_times_hidden(family: str) -> bool:
+    """Tell whether the feed-forward part is four times as wide as the model if no field says so."""
+    return _is(family, _FOUR_TIMES_HIDDEN)
 
 
 def learned_positions(family: str) -> int | None:

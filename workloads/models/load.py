@@ -91,7 +91,8 @@ def _expand(document: Document, trail: tuple[str, ...]) -> Document:
     if not isinstance(data, dict):
         return expanded
     own = document.copy()
-    del own.data["from"]
+    for key in ("from", *_ABOUT):
+        own.data.pop(key, None)
     return lay(expanded, own)
 
 

@@ -108,9 +108,7 @@ def _softmax(setting: Setting, kind: Kind, i: int, shares_kv: bool) -> Attention
     wide = kind == "full" and fields.find("global_head_dim") is not None
     names = ("global_head_dim",) if wide else _named(fields, kind, *n.HEAD_DIM)
     size = head_dim(fields, hidden, heads, *names)
-    value = fields.optional(*_named(fields, kind, "v_head_dim"))
-    if value is None:
-        value = hidden // heads if fields.find("attention_projection_size") else size
+    value = fields.integer(*_named(fields, kind, "v_head_dim"), default=size)
     return Attention(
         kind="gqa", heads=heads, kv_heads=kv_heads, head_dim=size, v_head_dim=value,
         window=_window(fields, kind), shares_kv=shares_kv,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codesign.base.compose import merge
+from codesign.base.compose import merge, without
 from codesign.base.document import Document, KeyPath
 from codesign.base.errors import nearest
 from workloads.models import names as n
@@ -26,7 +26,7 @@ def lay(base: Document, over: Document) -> Document:
         if place in given:
             raise over.error((key,), f"says the same as {given[place]}; keep one")
         given[place] = key
-        out = merge(out, _moved(over, key, value, place))
+        out = merge(_without_rivals(out, fields, key), _moved(over, key, value, place))
     return out
 
 
@@ -43,6 +43,14 @@ def _place(fields: Fields, key: str, over: Document) -> KeyPath:
         raise over.error((key,), f"unknown field of a model{hint}")
     nest = fields.places.get(fields.find(*n.HIDDEN) or "", ())[:-1]  # beside the width of the model
     return (*nest, key)
+
+
+def _without_rivals(document: Document, fields: Fields, key: str) -> Document:
+    for fresh, stale in n.RIVALS:
+        for name in stale if key in fresh else ():
+            if fields.find(name):
+                document = without(document, fields.path(name))
+    return document
 
 
 def _moved(over: Document, key: str, value: object, place: KeyPath) -> Document:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from workloads.models.fields import Fields
 
+PRECISIONS = (
+    "fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6", "fp4", "int4", "mxfp4", "nvfp4", "int3", "int2",
+)  # fmt: skip
 _TYPES = {
     "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16", "fp16": "fp16", "float32": "fp32",
     "float": "fp32", "fp32": "fp32", "float64": "fp64", "float8_e4m3fn": "fp8",
@@ -18,12 +21,20 @@ def precisions(fields: Fields) -> tuple[str, str]:
 
     Attention counts as unquantised if the quantisation's list of exceptions names it.  A method that is
     not known leaves the plain type: the formats say what to assume, an experiment may say otherwise.
+    ``native_precision`` and ``dense_precision``, where a file has them, are taken as they are.
     """
     plain = _TYPES.get(fields.text("torch_dtype", "dtype", default="bfloat16").removeprefix("torch."), "bf16")
     quantised = _quantised(fields) or plain
     attention = plain if _attention_is_left_out(fields) else quantised
     expert = _EXPERT_TYPES.get(fields.text("expert_dtype").lower(), quantised)
-    return expert, attention
+    return _named(fields, "native_precision", expert), _named(fields, "dense_precision", attention)
+
+
+def _named(fields: Fields, name: str, default: str) -> str:
+    word = fields.text(name, default=default)
+    if word not in PRECISIONS:
+        raise fields.error(name, f"must be one of {', '.join(PRECISIONS)}")
+    return word
 
 
 def _block(fields: Fields) -> dict[str, object]:
