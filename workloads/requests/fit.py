@@ -15,6 +15,7 @@ from workloads.requests.lengths import normal_quantile
 from workloads.requests.spec import FloatArray, IntArray, Requests
 
 BODY = 200  # quantiles evenly spaced ...
+BEND = 20  # ... more of them towards the tail ...
 TAIL = 25  # ... and the largest values one by one: they carry the moments
 JOINT = 12  # rows and columns of the joint table of ranks
 MEMORIES = (1.5, 5.0, 15.0, 50.0, 150.0, 500.0, 1500.0)  # of the gaps, in requests
@@ -53,7 +54,12 @@ def quantile_table(values: FloatArray | IntArray) -> dict[str, list[float]]:
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     n, tail = len(ordered), min(TAIL, len(ordered) // 2)
     own = (np.arange(n) + 0.5) / n
-    body = np.linspace(own[0], own[n - tail - 1], BODY) if n > BODY + tail else own[: n - tail]
+    if n > BODY + tail:
+        last = own[n - tail - 1]
+        bend = 1 - np.geomspace(max(0.02, 1 - last), 1 - last, BEND)  # a long tail is no straight line
+        body = np.concatenate((np.linspace(own[0], last, BODY), bend))
+    else:
+        body = own[: n - tail]
     levels = np.round(np.concatenate((body, own[n - tail :])), 7)
     levels = np.unique(levels)
     found = np.interp(levels, own, ordered)

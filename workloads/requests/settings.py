@@ -116,7 +116,9 @@ def read_settings(requests: Document | Mapping[str, Any]) -> RequestSettings:
     ConfigError   unknown form, key, component; a value out of range; ways that exclude each other
     """
     document = requests if isinstance(requests, Document) else Document(requests, "workload.requests")
-    form = validate(_form_of(document), document)
+    kind = _form_of(document)
+    refuse_unknown_keys(document, list(kind.model_fields))
+    form = validate(kind, document)
     arrivals = _arrivals(document, form)
     prompt = output = None
     if isinstance(form, SyntheticForm):
@@ -128,6 +130,15 @@ def read_settings(requests: Document | Mapping[str, Any]) -> RequestSettings:
     if arrivals is not None and not arrivals.needs_rate and form.rate is not None:
         raise document.error(("rate",), "has no meaning with these arrivals: leave it out")
     return RequestSettings(form, arrivals, prompt, output, document)
+
+
+def refuse_unknown_keys(document: Document, known: list[str]) -> None:
+    """Refuse a misspelt key before the required key that it leaves missing is missed."""
+    for key in document.data:
+        if key not in known:
+            near = nearest(key, known)
+            hint = f" (did you mean {near!r}?)" if near else ""
+            raise document.error((key,), f"unknown key; known here: {', '.join(known)}{hint}")
 
 
 def _form_of(document: Document) -> type[Form]:
