@@ -5,11 +5,11 @@ cost tables); `Iteration` holds the state of one engine and runs it.  See `ext.i
 """
 
 from ext.backend import kernels
-from ext.iteration.layout import KINDS, PARTS, Layout
+from ext.iteration.layout import KINDS, PARTS, TALLY, Layout
 
 _impl = kernels("ext.iteration", cython="_iteration")
 
 Iteration = _impl.Iteration
 count = _impl.count
 
-__all__ = ["KINDS", "PARTS", "Iteration", "Layout", "count"]
+__all__ = ["KINDS", "PARTS", "TALLY", "Iteration", "Layout", "count"]

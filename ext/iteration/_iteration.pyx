@@ -154,7 +154,8 @@ cdef class Iteration:
     cdef readonly object free_s, busy_s, row_s, counts, pair, sums, volume, finish_s, cause, path
     cdef readonly object path_parts, straggle_s, tally
     cdef readonly int path_length
-    cdef int n_layers, n_groups, n_ranks, n_data, expert_row, dispatch_row, combine_row, n_parts
+    cdef int n_layers, n_groups, n_ranks, n_data, n_parts
+    cdef int expert_row, dispatch_row, combine_row, barrier_row
     cdef bint exchanged, in_order
     cdef uint64_t[::1] lanes
     cdef const int[::1] row, resource, discipline, pred_ptr, pred, row_kind, table_of
@@ -178,7 +179,8 @@ cdef class Iteration:
         self.n_layers, self.n_groups = layout.n_layers, layout.n_groups
         self.n_ranks, self.n_data, self.exchanged = layout.n_ranks, layout.n_data, layout.exchanged
         self.expert_row, self.dispatch_row = layout.expert_row, layout.dispatch_row
-        self.combine_row, self.n_parts = layout.combine_row, len(names.PARTS)
+        self.combine_row, self.barrier_row = layout.combine_row, layout.barrier_row
+        self.n_parts = len(names.PARTS)
         self.row, self.resource, self.discipline = layout.row, layout.resource, layout.discipline
         self.pred_ptr, self.pred, self.row_kind = layout.pred_ptr, layout.pred, layout.row_kind
         self.table_of, self.data_group, self.rank_group = layout.table_of, layout.data_group, layout.rank_group
@@ -366,7 +368,7 @@ cdef class Iteration:
             elif row < self.combine_row:
                 at = row - self.dispatch_row
                 self.attribute_exchange(0, at // self.n_ranks, at % self.n_ranks)
-            else:
+            elif row < self.barrier_row:
                 at = row - self.combine_row
                 self.attribute_exchange(1, at // self.n_ranks, at % self.n_ranks)
         if self.path_length:

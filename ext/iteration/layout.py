@@ -46,6 +46,7 @@ class Layout:
         experts   L x G    fused expert layer of each expert group
         dispatch  L x W    exchange towards the experts, each rank's port   (if `exchanged`)
         combine   L x W    exchange back
+        barrier   1        no time
 
     Parameters
     ----------
@@ -123,6 +124,11 @@ class Layout:
         return self.dispatch_row + self.n_layers * self.n_ranks * self.exchanged
 
     @property
+    def barrier_row(self) -> int:
+        """The row of tasks that take no time."""
+        return self.combine_row + self.n_layers * self.n_ranks * self.exchanged
+
+    @property
     def n_rows(self) -> int:
         """Rows of the duration table."""
-        return self.combine_row + self.n_layers * self.n_ranks * self.exchanged
+        return self.barrier_row + 1

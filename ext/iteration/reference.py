@@ -192,7 +192,7 @@ class Iteration:
                 self.path_parts[kind] += static_parts[row]
             elif row < lay.dispatch_row:
                 self.attribute_experts(*divmod(int(row) - lay.expert_row, lay.n_groups))
-            else:
+            elif row < lay.barrier_row:
                 way = int(row >= lay.combine_row)
                 at = int(row) - (lay.combine_row if way else lay.dispatch_row)
                 self.attribute_exchange(way, *divmod(at, lay.n_ranks))

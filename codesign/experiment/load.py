@@ -1,0 +1,95 @@
+"""From a file, a mapping or a document to a checked `Experiment`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hwmodels
+import workloads.models
+from codesign.base.document import Document, read_yaml, validate
+from codesign.base.errors import ConfigError
+from codesign.experiment.experiment import Experiment
+from codesign.experiment.override import override
+from codesign.experiment.schema import ExperimentSpec
+
+
+def load_experiment(
+    source: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+) -> Experiment:
+    """Read and check an experiment; nothing runs.
+
+    Parameters
+    ----------
+    source : path of a YAML file, or a mapping of the same form
+    overrides : mapping or pairs, dotted path -> value    ``{"workload.requests.limit": 100}``
+
+    Raises
+    ------
+    ConfigError   file:line, key, value, rule, nearest name
+    """
+    if isinstance(source, Mapping):
+        document, base_dir = Document(dict(source), "experiment"), Path()
+    else:
+        document, base_dir = read_yaml(source, "experiment file"), Path(source).parent
+    return from_document(override(document, overrides or {}), base_dir)
+
+
+def from_document(document: Document, base_dir: Path) -> Experiment:
+    """Check a document; see `load_experiment`."""
+    spec = validate(ExperimentSpec, document)
+    model_document = workloads.models.resolve(document.child("model"))
+    system_document = hwmodels.resolve(document.child("system"), "system")
+    experiment = Experiment(
+        spec=spec,
+        model=workloads.models.load(model_document),
+        system=hwmodels.load_system(system_document),
+        document=document,
+        resolved=_resolved(document, spec, model_document, system_document, base_dir),
+        base_dir=base_dir,
+    )
+    _check_parts(experiment)
+    return experiment
+
+
+def _resolved(
+    document: Document, spec: ExperimentSpec, model: Document, system: Document, base_dir: Path
+) -> dict[str, Any]:
+    """Return the experiment as plain data with every name expanded; defaults are written out."""
+    written = spec.model_dump(mode="json", exclude={"model", "system"}, exclude_unset=True)
+    written["seed"], written["fidelity"] = spec.seed, spec.fidelity
+    for key in written.keys() & document.data.keys():
+        written[key] = document.data[key]  # quantities keep their units
+    requests = written["workload"].get("requests")
+    if isinstance(requests, dict) and isinstance(requests.get("trace"), str):
+        beside = base_dir / requests["trace"]
+        if beside.exists():
+            place = {**requests, "trace": str(beside.resolve())}
+            written["workload"] = {**written["workload"], "requests": place}
+    return {**written, "model": model.data, "system": system.data}
+
+
+def _check_parts(experiment: Experiment) -> None:
+    """Check what the registries and other packages know: before anything runs."""
+    from codesign.lower.plan import build_plan
+    from codesign.serve.policies import build_policies
+    from hwmodels.costs import PARTS
+    from workloads.requests import read_settings
+    from workloads.routing.build import read_generator
+
+    known = (*PARTS, "network_bandwidth", "network_latency", "engine")
+    for part in experiment.spec.speed:
+        if part not in known:
+            raise experiment.document.error(("speed", part), f"unknown part; choose from {', '.join(known)}")
+    read_settings(experiment.part("workload", "requests"))
+    if experiment.model.moe_layers:
+        read_generator(experiment.part("workload", "routing"))
+    if experiment.model.encoder_layers:
+        raise ConfigError(
+            f"{experiment.document.where(('model',))}: model = {experiment.model.name}: is an encoder-decoder;"
+            " it can be shown (codesign models show) but not yet served"
+        )
+    build_policies(experiment)
+    build_plan(experiment)

@@ -1,0 +1,42 @@
+"""From an experiment's model and ``workload.routing`` to a routing stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codesign.base.document import Document
+from workloads.routing import RoutingStream, build_routing
+
+if TYPE_CHECKING:
+    from codesign.experiment.experiment import Experiment
+
+
+def open_routing(experiment: Experiment) -> RoutingStream | None:
+    """Build the routing stream of a model's MoE layers; None for a dense model."""
+    model = experiment.model
+    if not model.moe_layers:
+        return None
+    router = next(layer.moe.router for layer in model.layers if layer.moe)
+    return build_routing(
+        _beside(experiment.part("workload", "routing"), experiment.base_dir),
+        moe_layers=model.moe_layers,
+        n_experts=model.n_experts,
+        top_k=model.top_k,
+        n_group=router.n_group,
+        topk_group=router.topk_group,
+        scoring=router.scoring,
+        seed=experiment.seed,
+    )
+
+
+def _beside(document: Document, base_dir: Path) -> Document:
+    """Let a relative path of a recorded trace start at the experiment's folder, if it is there."""
+    data = document.data
+    if isinstance(data, dict):
+        for key in ("trace", "path", "file", "fit"):
+            value = data.get(key)
+            if isinstance(value, str) and (base_dir / value).exists():
+                document = Document({**data, key: str(base_dir / value)}, document.origin, document.lines)
+                data = document.data
+    return document

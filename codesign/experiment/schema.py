@@ -1,0 +1,93 @@
+"""What an experiment file may hold; parts that are slots are checked by their own registries."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from codesign.base.document import Strict
+from codesign.base.units import Latency, Time
+
+Degree = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
+
+
+class ParallelSpec(Strict):
+    """Degrees of parallelism as written; `codesign.lower.parallel` fills in what is left out."""
+
+    tensor: Degree = 1
+    data: Degree | None = None
+    expert: Degree | None = None
+    expert_tensor: Degree | None = None
+    pipeline: Degree = 1
+    replicas: Degree | None = None
+
+
+class PrecisionSpec(Strict):
+    """Types by what they hold; ``native``: as the model was released."""
+
+    weights: str = "native"
+    activations: str = "bf16"
+    kv: str = "bf16"
+    dispatch: str | None = None  # of token vectors on their way to the experts; None: as activations
+    combine: str | None = None
+
+
+class MemorySpec(Strict):
+    """How device memory is shared out."""
+
+    utilization: float = Field(default=0.9, gt=0, le=1)  # share that the engine may use
+    block_tokens: int = Field(default=16, gt=0, le=65536)  # tokens per KV block
+
+
+class EngineSpec(Strict):
+    """The serving engine's own time, on the host, which the devices wait for."""
+
+    step: Latency = 0.0  # per iteration
+    per_sequence: Latency = 0.0  # per sequence of the batch: sampling, detokenising
+    per_token: Latency = 0.0  # per token of the batch
+
+
+class SloSpec(Strict):
+    """What a request must meet; `attainment` counts requests that meet all that is given."""
+
+    ttft: Time | None = None
+    tpot: Time | None = None
+    e2e: Time | None = None
+
+
+class WorkloadSpec(Strict):
+    """Requests, and where their tokens go."""
+
+    requests: Any
+    routing: Any = "uniform"
+
+
+class PoliciesSpec(Strict):
+    """Choices, each a registered component."""
+
+    batching: Any = "chunked_prefill"
+    placement: Any = "contiguous"
+    load_balance: Any = "round_robin"
+    dispatch: Any = "direct"
+
+
+class ExperimentSpec(Strict):
+    """One experiment file."""
+
+    name: str | None = None
+    model: Any
+    system: Any
+    parallel: ParallelSpec = ParallelSpec()
+    precision: PrecisionSpec = PrecisionSpec()
+    memory: MemorySpec = MemorySpec()
+    engine: EngineSpec = EngineSpec()
+    workload: WorkloadSpec
+    policies: PoliciesSpec = PoliciesSpec()
+    slo: SloSpec = SloSpec()
+    cost_model: Any = None  # None: what the fidelity names
+    speed: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = {}  # what-if factors on parts of the hardware
+    fidelity: Literal["roofline", "event", "cycle"] = "event"
+    executor: Literal["compiled", "simpy"] = "compiled"
+    horizon: Time | None = None  # stop after so much simulated time
+    seed: int = Field(default=1, ge=0, lt=2**63, strict=True)

@@ -1,0 +1,249 @@
+"""Pass 6: operators of all ranks to tasks, resources and edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.lower.operators import Operators
+from codesign.lower.parallel import Parallel
+from codesign.lower.residency import stage_layers
+from ext.iteration import KINDS
+from workloads.models import Layer, Model, MoE
+
+I32 = NDArray[np.int32]
+NO_RESOURCE = -1
+OVERHEAD = "overhead"
+
+
+@dataclass
+class TaskGraph:
+    """Tasks of one iteration in program order; see `ext.graph` for the arrays.
+
+    ``layer`` and ``device`` say what a task was for (-1: none): what the timeline and reports show.
+    """
+
+    row: I32
+    resource: I32
+    pred_ptr: I32
+    pred: I32
+    layer: I32
+    device: I32
+    resources: tuple[str, ...]
+    row_kind: I32
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+@dataclass
+class _Rows:
+    """Where the rows of the duration table begin (the order of `ext.iteration.Layout`)."""
+
+    n_classes: int
+    parallel: Parallel
+    n_moe: int
+    exchanged: bool
+
+    def static(self, group: int, index: int) -> int:
+        return group * self.n_classes + index
+
+    @property
+    def experts(self) -> int:
+        return self.parallel.data * self.n_classes
+
+    @property
+    def dispatch(self) -> int:
+        return self.experts + self.n_moe * self.parallel.expert
+
+    @property
+    def combine(self) -> int:
+        return self.dispatch + self.n_moe * self.parallel.ranks * self.exchanged
+
+    @property
+    def total(self) -> int:
+        return self.combine + self.n_moe * self.parallel.ranks * self.exchanged
+
+
+@dataclass
+class GraphBuilder:
+    """Builds one iteration.  ``tail[r]`` holds the tasks that rank r's next task waits for."""
+
+    model: Model
+    parallel: Parallel
+    operators: Operators
+    with_overhead: bool
+    row: list[int] = field(default_factory=list)
+    resource: list[int] = field(default_factory=list)
+    preds: list[list[int]] = field(default_factory=list)
+    layer_of: list[int] = field(default_factory=list)
+    device_of: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        p = self.parallel
+        self.exchanged = p.data > 1
+        n_moe = len(self.model.moe_layers)
+        self.n_classes = len(self.operators.classes) + self.with_overhead
+        self.rows = _Rows(self.n_classes, p, n_moe, self.exchanged)
+        self.tail: list[list[int]] = [[] for _ in range(p.ranks)]
+        self.stage, self.layer, self.moe_index = 0, -1, 0
+
+    def build(self) -> TaskGraph:
+        """Lower every layer of every stage."""
+        if self.with_overhead:
+            self.overhead()
+        self.compute(self.operators.embed)
+        for stage, layers in enumerate(stage_layers(len(self.model.layers), self.parallel.pipeline)):
+            if stage:
+                self.next_stage(stage)
+            for self.layer in layers:
+                self.lower_layer(self.model.layers[self.layer])
+        self.layer = -1
+        self.compute(self.operators.head)
+        if self.parallel.tensor > 1:
+            self.collective(self.operators.logits)
+        return self.finish()
+
+    def lower_layer(self, layer: Layer) -> None:
+        ops = self.operators
+        if layer.attention:
+            self.compute(ops.attention_class[layer.attention])
+            self.reduce_over_tensor(ops.reduce)
+        if layer.dense:
+            self.compute(ops.dense_class[layer.dense])
+            self.reduce_over_tensor(ops.reduce)
+        if layer.moe:
+            self.compute(ops.gate_class[layer.moe])
+            (self.exchanged_experts if self.exchanged else self.local_experts)(layer.moe)
+            self.moe_index += 1
+
+    def overhead(self) -> None:
+        """The host prepares each data group's batch before its ranks begin."""
+        t = self.parallel.tensor
+        for d in range(self.parallel.data):
+            host = 2 * self.parallel.devices + d
+            task = self.task(self.rows.static(d, self.n_classes - 1), host, [], -1)
+            for r in range(d * t, (d + 1) * t):
+                self.tail[r] = [task]
+
+    def next_stage(self, stage: int) -> None:
+        """Hand each rank's activations to the same rank of the next stage."""
+        self.collective(self.operators.send, together=False)
+        self.stage = stage
+
+    def compute(self, index: int) -> None:
+        """A task of a static class on every rank's compute engine."""
+        for r in range(self.parallel.ranks):
+            self.tail[r] = [self.on_compute(r, self.static_row(r, index), self.tail[r])]
+
+    def reduce_over_tensor(self, index: int) -> None:
+        if self.parallel.tensor > 1:
+            self.collective(index)
+
+    def collective(self, index: int, together: bool = True) -> None:
+        """A task on every rank's link, beginning when all ranks of its data group are there."""
+        t = self.parallel.tensor
+        for d in range(self.parallel.data):
+            ranks = range(d * t, (d + 1) * t)
+            if together:
+                self.barrier(ranks)
+            for r in ranks:
+                self.tail[r] = [self.on_link(r, self.static_row(r, index), self.tail[r])]
+
+    def exchanged_experts(self, moe: MoE) -> None:
+        """Dispatch, experts, combine; what all tokens share runs while tokens travel.
+
+        An exchange is done on every rank when it is done on all: every rank receives from the slowest.
+        """
+        w = self.parallel.ranks
+        everyone = range(w)
+        gated = [list(tail) for tail in self.tail]
+        first = self.rows.dispatch + self.moe_index * w
+        for r in everyone:
+            self.tail[r] = [self.on_link(r, first + r, gated[r])]
+        self.barrier(everyone)
+        self.shared(moe, gated)
+        for r in everyone:
+            self.tail[r] = [self.on_compute(r, self.expert_row(r), self.tail[r])]
+        first = self.rows.combine + self.moe_index * w
+        for r in everyone:
+            self.tail[r] = [self.on_link(r, first + r, self.tail[r])]
+        self.barrier(everyone)
+        self.reduce_over_tensor(self.operators.gather)
+        if moe in self.operators.shared_class:
+            self.reduce_over_tensor(self.operators.reduce)
+
+    def local_experts(self, moe: MoE) -> None:
+        """All ranks hold all tokens: each computes its experts' part, and the parts are added."""
+        self.shared(moe, self.tail)
+        for r in range(self.parallel.ranks):
+            self.tail[r] = [self.on_compute(r, self.expert_row(r), self.tail[r])]
+        if self.parallel.ranks > 1:
+            self.barrier(range(self.parallel.ranks))
+            for r in range(self.parallel.ranks):
+                row = self.static_row(r, self.operators.expert_reduce)
+                self.tail[r] = [self.on_link(r, row, self.tail[r])]
+
+    def shared(self, moe: MoE, after: list[list[int]]) -> None:
+        """Shared experts go before the routed ones on the same engine; no other edge is needed."""
+        if moe in self.operators.shared_class:
+            for r in range(self.parallel.ranks):
+                self.on_compute(r, self.static_row(r, self.operators.shared_class[moe]), after[r])
+
+    def static_row(self, rank: int, index: int) -> int:
+        return self.rows.static(rank // self.parallel.tensor, index)
+
+    def expert_row(self, rank: int) -> int:
+        group = rank // self.parallel.expert_tensor
+        return self.rows.experts + self.moe_index * self.parallel.expert + group
+
+    def device(self, rank: int) -> int:
+        return self.stage * self.parallel.ranks + rank
+
+    def on_compute(self, rank: int, row: int, preds: list[int]) -> int:
+        return self.task(row, self.device(rank), preds, self.device(rank))
+
+    def on_link(self, rank: int, row: int, preds: list[int]) -> int:
+        return self.task(row, self.parallel.devices + self.device(rank), preds, self.device(rank))
+
+    def barrier(self, ranks: range) -> None:
+        """One node after all tails; it takes no time and holds nothing."""
+        waits = sorted({p for r in ranks for p in self.tail[r]})
+        if len(waits) > 1:
+            waits = [self.task(0, NO_RESOURCE, waits, -1)]
+        for r in ranks:
+            self.tail[r] = waits
+
+    def task(self, row: int, resource: int, preds: list[int], device: int) -> int:
+        self.row.append(self.rows.total if resource == NO_RESOURCE else row)
+        self.resource.append(resource)
+        self.preds.append(preds)
+        self.layer_of.append(self.layer)
+        self.device_of.append(device)
+        return len(self.row) - 1
+
+    def finish(self) -> TaskGraph:
+        def ints(values: list[int]) -> I32:
+            return np.array(values, dtype=np.int32)
+
+        ptr = np.concatenate(([0], np.cumsum([len(p) for p in self.preds]))).astype(np.int32)
+        return TaskGraph(
+            row=ints(self.row), resource=ints(self.resource), pred_ptr=ptr,
+            pred=ints([p for preds in self.preds for p in preds]), layer=ints(self.layer_of),
+            device=ints(self.device_of), resources=self.resources(), row_kind=self.row_kinds(),
+        )  # fmt: skip
+
+    def resources(self) -> tuple[str, ...]:
+        devices = range(self.parallel.devices)
+        hosts = [f"host{d}" for d in range(self.parallel.data)] if self.with_overhead else []
+        return (*(f"gpu{i}.compute" for i in devices), *(f"gpu{i}.link" for i in devices), *hosts)
+
+    def row_kinds(self) -> I32:
+        kinds = [c.kind for c in self.operators.classes] + [OVERHEAD] * self.with_overhead
+        rows, w = self.rows, self.parallel.ranks
+        named = kinds * self.parallel.data + ["experts"] * (rows.n_moe * self.parallel.expert)
+        if self.exchanged:
+            named += ["dispatch"] * (rows.n_moe * w) + ["combine"] * (rows.n_moe * w)
+        return np.array([KINDS.index(kind) for kind in [*named, OVERHEAD]], dtype=np.int32)

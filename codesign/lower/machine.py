@@ -1,0 +1,90 @@
+"""The hardware of an engine as the passes see it: operator costs, links, energy, what-if factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ext.iteration import PARTS
+from hwmodels.costs import PARTS as DEVICE_PARTS
+from hwmodels.costs import Cost, build_cost_model
+from hwmodels.energy import flop_energy_j, link_energy_j, tier_energy_j
+from hwmodels.spec import Link, System
+
+F64 = NDArray[np.float64]
+_N_DEVICE = len(DEVICE_PARTS)
+_LINK = PARTS.index("link_bandwidth")
+_NETWORK = PARTS.index("network_bandwidth")
+COUNTERS = ("flop", "memory_bytes", "link_bytes", "network_bytes")
+
+
+class NetworkCost(Cost):
+    """A cost whose link seconds and bytes are of the network between nodes."""
+
+    __slots__ = ()
+
+
+class Machine:
+    """Costs of one device in a system, with ``speed`` factors on PARTS for what-if questions."""
+
+    def __init__(self, system: System, cost_model: Any, speed: Mapping[str, float]) -> None:
+        device = {part: factor for part, factor in speed.items() if part in DEVICE_PARTS}
+        network = {
+            **device,
+            "link_bandwidth": speed.get("network_bandwidth", 1.0),
+            "link_latency": speed.get("network_latency", 1.0),
+        }
+        self.system, self.speed = system, dict(speed)
+        self.costs = build_cost_model(cost_model, system.device, device)
+        self.between = build_cost_model(cost_model, system.device, network)
+
+    def collective(self, op: str, count: float, ranks: int, nodes: int) -> Cost:
+        """Cost a collective inside a node, or (`nodes` > 1) one that the network bounds."""
+        s = self.system
+        if nodes <= 1:
+            return self.costs.collective(op, count, ranks, s.intra_node)
+        cost = self.between.collective(op, count, ranks, s.intra_node, s.inter_node, s.devices_per_node)
+        return NetworkCost(cost.parts, cost.flop, cost.bytes_by_tier)
+
+    def exchange(self, ranks: int) -> tuple[F64, F64]:
+        """Return latency_s[2] and seconds_per_byte[2] of a drawn exchange: inside a node, between nodes."""
+        s, per_node = self.system, self.system.devices_per_node
+        latency, per_byte = np.zeros(2), np.zeros(2)
+        if s.intra_node and ranks > 1:
+            inside = min(ranks, per_node)
+            latency[0], per_byte[0] = self.costs.alltoall_coefficients(s.intra_node, inside)
+        if s.inter_node and ranks > per_node:
+            latency[1], per_byte[1] = self.between.alltoall_coefficients(s.inter_node, ranks)
+        return latency, per_byte
+
+    def parts(self, cost: Cost) -> F64:
+        """Return seconds by `ext.iteration.PARTS`."""
+        out = np.zeros(len(PARTS))
+        out[:_N_DEVICE] = cost.parts
+        if isinstance(cost, NetworkCost):
+            out[_NETWORK : _NETWORK + 2] = out[_LINK : _LINK + 2]
+            out[_LINK : _LINK + 2] = 0.0
+        return out
+
+    def counters(self, cost: Cost) -> F64:
+        """Return FLOPs, bytes of main memory, of links, of the network (COUNTERS)."""
+        link = cost.bytes_of("link")
+        network = link if isinstance(cost, NetworkCost) else 0.0
+        return np.array([cost.flop, cost.bytes_of(self.system.device.main_memory), link - network, network])
+
+    def dynamic_j(self, counters: F64, precision: str) -> dict[str, float]:
+        """Return joules by what drew them, for COUNTERS summed over all devices."""
+        device, s = self.system.device, self.system
+        return {
+            "compute": flop_energy_j(device, precision, float(counters[0])),
+            device.main_memory: tier_energy_j(device, device.main_memory, float(counters[1])),
+            "link": _link_j(s.intra_node, float(counters[2])),
+            "network": _link_j(s.inter_node, float(counters[3])),
+        }
+
+
+def _link_j(link: Link | None, count: float) -> float:
+    return link_energy_j(link, count) if link else 0.0

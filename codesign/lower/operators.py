@@ -1,0 +1,217 @@
+"""Pass 4: layers to operators of one rank, gathered in classes, and what a class costs.
+
+A *class* is a run of operators that one rank executes without waiting for another: all layers of equal
+shape share it, so its cost is worked out once for a number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from codesign.lower.machine import Machine
+from codesign.lower.parallel import Parallel
+from codesign.lower.precision import Precision
+from hwmodels.costs import Cost
+from workloads.models import Attention, FeedForward, Model, MoE
+
+# projections of one input, computed as one matrix product
+_FUSED = ("q", "k", "v", "gate", "q_a", "kv_a", "in", "index_k", "index_weights")
+# columns dealt over the tensor ranks; "kv" heads only as far as there are enough of them
+_BY_COLUMN = ("q", "q_b", "gate", "kv_b", "in", "o_a")
+_BY_KV_HEAD = ("k", "v")
+_BY_ROW = ("o", "out", "o_b")
+
+
+@dataclass(frozen=True)
+class RowClass:
+    """One class: its name, its kind (`ext.iteration.KINDS`), its cost for a number of tokens."""
+
+    name: str
+    kind: str
+    cost: Callable[[int], Cost]
+    by: str = "tokens"  # or "outputs": tokens that the head turns into logits
+
+
+class Operators:
+    """The classes of a model on one rank of a plan.
+
+    Attributes
+    ----------
+    classes : list of RowClass
+    attention_class, dense_class, gate_class, shared_class : dict    part of a layer -> index
+    """
+
+    def __init__(self, model: Model, parallel: Parallel, precision: Precision, machine: Machine) -> None:
+        self.model, self.parallel, self.precision, self.machine = model, parallel, precision, machine
+        self.costs = machine.costs
+        self.classes: list[RowClass] = []
+        self.embed = self._add("embed", "head", self._embed)
+        self.head = self._add("head", "head", self._head, by="outputs")
+        self.logits = self._add("gather_logits", "collective", self._logits, by="outputs")
+        self.reduce = self._add("all_reduce", "collective", self._reduce)
+        self.expert_reduce = self._add("expert_all_reduce", "combine", self._expert_reduce)
+        self.gather = self._add("all_gather", "collective", self._gather)
+        self.send = self._add("send", "send", self._send)
+        self.attention_class: dict[Attention, int] = {}
+        self.dense_class: dict[FeedForward, int] = {}
+        self.gate_class: dict[MoE, int] = {}
+        self.shared_class: dict[MoE, int] = {}
+        for group in model.groups():
+            self._add_layer(group.layer.attention, group.layer.dense, group.layer.moe)
+
+    def _add(self, name: str, kind: str, cost: Callable[[int], Cost], by: str = "tokens") -> int:
+        self.classes.append(RowClass(name, kind, cost, by))
+        return len(self.classes) - 1
+
+    def _add_layer(self, mixer: Attention | None, dense: FeedForward | None, moe: MoE | None) -> None:
+        if mixer and mixer not in self.attention_class:
+            name = f"attention_{len(self.attention_class)}"
+            self.attention_class[mixer] = self._add(name, "attention", lambda n: self.mixer(mixer, n))
+        if dense and dense not in self.dense_class:
+            name = f"dense_ffn_{len(self.dense_class)}"
+            self.dense_class[dense] = self._add(name, "dense_ffn", lambda n: self.feed_forward(dense, n))
+        if moe and moe not in self.gate_class:
+            name = f"_{len(self.gate_class)}"
+            self.gate_class[moe] = self._add("gate" + name, "gate", lambda n: self.gate(moe, n))
+            if moe.shared or moe.latent_size:
+                cost = self._add("shared" + name, "shared_experts", lambda n: self.shared(moe, n))
+                self.shared_class[moe] = cost
+
+    def _gemm(self, tokens: int, outputs: int, inputs: int) -> Cost:
+        return self.costs.gemm(
+            tokens, max(1, outputs), max(1, inputs), self.precision.dense, self.precision.activations
+        )
+
+    def _pass_over(self, tokens: int, values: float) -> Cost:
+        """Cost an elementwise kernel that reads and writes `values` values a token in all."""
+        return self.costs.elementwise(tokens * values * self.precision.activation_bytes)
+
+    def mixer(self, attention: Attention, tokens: int) -> Cost:
+        """Cost norm, projections, positions and cache writes; the attention over the cache is apart."""
+        hidden, t = self.model.hidden_size, self.parallel.tensor
+        cost = self._pass_over(tokens, 4.0 * hidden)
+        fused = 0
+        for p in attention.projections(hidden):
+            outputs, inputs = p.outputs, p.inputs
+            if p.name in _BY_COLUMN:
+                outputs = -(-outputs // t)
+            elif p.name in _BY_KV_HEAD:
+                outputs = -(-outputs // min(t, attention.kv_heads))
+            elif p.name in _BY_ROW:
+                inputs = -(-inputs // t)
+            if p.name in _FUSED and p.inputs == hidden:
+                fused += outputs * p.active
+            else:
+                cost += self._gemm(tokens, outputs * p.active, inputs)
+        cost += self._gemm(tokens, fused, hidden)
+        cached = attention.kv_values_per_token + attention.heads * attention.qk_head_dim
+        return cost + self._pass_over(tokens, 2.0 * cached / t)
+
+    def feed_forward(self, ffn: FeedForward, tokens: int) -> Cost:
+        """Cost norm, the two or three matrices dealt over the tensor ranks, and the activation."""
+        hidden, width = self.model.hidden_size, -(-ffn.intermediate_size // self.parallel.tensor)
+        up = self._gemm(tokens, width * (ffn.matrices - 1), hidden)
+        act = self._pass_over(tokens, float(width * ffn.matrices))
+        return self._pass_over(tokens, 4.0 * hidden) + up + act + self._gemm(tokens, hidden, width)
+
+    def gate(self, moe: MoE, tokens: int) -> Cost:
+        """Cost norm, the router's product and the choice of the top k."""
+        hidden, choices = self.model.hidden_size, moe.n_experts + moe.zero_experts
+        cost = self._pass_over(tokens, 4.0 * hidden)
+        if moe.router.scoring != "hash":
+            cost += self._gemm(tokens, choices, hidden)
+        return cost + self._pass_over(tokens, 2.0 * choices)
+
+    def shared(self, moe: MoE, tokens: int) -> Cost:
+        """Cost the shared experts, and the projections into a latent space if experts work in one."""
+        hidden, cost = self.model.hidden_size, self.costs.elementwise(0.0)
+        if moe.latent_size:
+            cost += self._gemm(tokens, moe.latent_size, hidden) + self._gemm(tokens, hidden, moe.latent_size)
+        if moe.shared:
+            width = -(-moe.shared.intermediate_size // self.parallel.tensor)
+            cost += self._gemm(tokens, width * (moe.shared.matrices - 1), hidden)
+            cost += self._pass_over(tokens, float(width * moe.shared.matrices))
+            cost += self._gemm(tokens, hidden, width)
+        return cost
+
+    def _embed(self, tokens: int) -> Cost:
+        return self._pass_over(tokens, 2.0 * self.model.hidden_size)
+
+    def _head(self, tokens: int) -> Cost:
+        hidden = self.model.embedding_dim or self.model.hidden_size
+        vocab = -(-self.model.vocab_size // self.parallel.tensor)
+        logits = self.costs.gemm(
+            tokens, vocab, hidden, self.precision.embedding, self.precision.activations
+        )
+        return self._pass_over(tokens, 4.0 * hidden) + logits + self._pass_over(tokens, 2.0 * vocab)
+
+    def _logits(self, tokens: int) -> Cost:
+        gathered = tokens * self.model.vocab_size * self.precision.activation_bytes
+        return self.machine.collective("all_gather", gathered, self.parallel.tensor, self._tensor_spans())
+
+    def _vectors(self, tokens: int) -> float:
+        return tokens * self.model.hidden_size * self.precision.activation_bytes
+
+    def _tensor_spans(self) -> int:
+        per_node = self.parallel.devices_per_node
+        return -(-self.parallel.tensor // per_node)
+
+    def _reduce(self, tokens: int) -> Cost:
+        return self.machine.collective(
+            "all_reduce", self._vectors(tokens), self.parallel.tensor, self._tensor_spans()
+        )
+
+    def _expert_reduce(self, tokens: int) -> Cost:
+        nodes = -(-self.parallel.ranks // self.parallel.devices_per_node)
+        return self.machine.collective("all_reduce", self._vectors(tokens), self.parallel.ranks, nodes)
+
+    def _gather(self, tokens: int) -> Cost:
+        return self.machine.collective(
+            "all_gather", self._vectors(tokens), self.parallel.tensor, self._tensor_spans()
+        )
+
+    def _send(self, tokens: int) -> Cost:
+        nodes = 1 + (self.parallel.devices > self.parallel.devices_per_node)
+        message = self._vectors(tokens) / self.parallel.tensor
+        return self.machine.collective("send", message, 2 if message else 1, nodes)
+
+    def prefill(self, attention: Attention, tokens: int, context: int) -> Cost:
+        """Cost attention of a chunk of `tokens` at the end of `context` positions, on one rank."""
+        p, t = self.precision, self.parallel.tensor
+        heads = attention.heads // t
+        if attention.recurrent:
+            return self._scan(attention, tokens, 1)
+        if attention.kind == "mla":
+            return self.costs.mla_prefill(
+                tokens, context, heads, heads, attention.qk_head_dim, attention.v_head_dim, p.kv,
+                attention.kv_lora_rank or 0, attention.qk_rope_head_dim,
+            )  # fmt: skip
+        window = attention.sparse_top_k or attention.window
+        return self.costs.attention_prefill(
+            tokens, context, heads, max(1, attention.kv_heads // t), attention.qk_head_dim,
+            attention.v_head_dim, p.kv, window,
+        )  # fmt: skip
+
+    def decode(self, attention: Attention, sequences: int, entries: int) -> Cost:
+        """Cost one new token for each of some sequences that read `entries` cached entries in all."""
+        p, t = self.precision, self.parallel.tensor
+        heads = attention.heads // t
+        if attention.recurrent:
+            return self._scan(attention, sequences, sequences)
+        if attention.kind == "mla":
+            return self.costs.mla_decode(
+                sequences, entries, heads, 1, attention.qk_head_dim, attention.v_head_dim, p.kv,
+                attention.kv_lora_rank or 0, attention.qk_rope_head_dim,
+            )  # fmt: skip
+        return self.costs.attention_decode(
+            sequences, entries, heads, max(1, attention.kv_heads // t), attention.qk_head_dim,
+            attention.v_head_dim, p.kv,
+        )
+
+    def _scan(self, attention: Attention, tokens: int, sequences: int) -> Cost:
+        """Cost a recurrent mixer: states read and written once, a few operations a state and token."""
+        t = self.parallel.tensor
+        state = 2.0 * sequences * attention.state_values / t * self.precision.kv_bytes
+        flow = tokens * (attention.in_width + attention.out_width) / t * self.precision.activation_bytes
+        return self.costs.elementwise(state + flow, 6.0 * tokens * attention.state_values / t)

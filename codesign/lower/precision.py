@@ -1,0 +1,73 @@
+"""Types of weights, activations and caches, resolved against the model as released."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codesign.base.document import Document
+from codesign.experiment.schema import PrecisionSpec
+from hwmodels.spec import PRECISION_BYTES
+from workloads.models import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Names of types, each in `hwmodels.spec.PRECISION_BYTES`."""
+
+    experts: str  # routed experts' weights
+    dense: str  # all other matrices
+    embedding: str
+    activations: str
+    kv: str
+    dispatch: str
+    combine: str
+
+    @property
+    def expert_bytes(self) -> float:
+        """Bytes of one value of a routed expert."""
+        return PRECISION_BYTES[self.experts]
+
+    @property
+    def dense_bytes(self) -> float:
+        """Bytes of one value of any other matrix."""
+        return PRECISION_BYTES[self.dense]
+
+    @property
+    def embedding_bytes(self) -> float:
+        """Bytes of one value of the embedding and the output head."""
+        return PRECISION_BYTES[self.embedding]
+
+    @property
+    def activation_bytes(self) -> float:
+        """Bytes of one activation."""
+        return PRECISION_BYTES[self.activations]
+
+    @property
+    def kv_bytes(self) -> float:
+        """Bytes of one cached value."""
+        return PRECISION_BYTES[self.kv]
+
+
+def resolve_precision(spec: PrecisionSpec, model: Model, document: Document) -> Precision:
+    """Resolve ``native`` and what is left out.
+
+    Raises
+    ------
+    ConfigError   a type that nobody knows
+    """
+    native = spec.weights == "native"
+    chosen = {
+        "experts": model.native_precision if native else spec.weights,
+        "dense": model.dense_precision if native else spec.weights,
+        "embedding": model.dense_precision if native else "bf16",
+        "activations": spec.activations,
+        "kv": spec.kv,
+        "dispatch": spec.dispatch or spec.activations,
+        "combine": spec.combine or spec.activations,
+    }
+    for key, name in chosen.items():
+        if name not in PRECISION_BYTES:
+            known = "native, " + ", ".join(PRECISION_BYTES) if key in ("experts", "dense") else ", ".join(PRECISION_BYTES)
+            written = "weights" if key in ("experts", "dense", "embedding") else key
+            raise document.error(("precision", written), f"unknown type; choose from {known}", name)
+    return Precision(**chosen)

@@ -1,0 +1,1 @@
+"""Results: one object, its tables and files, the timeline."""

@@ -1,0 +1,62 @@
+"""Energy and money of a run, from its counters and its duration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ext.iteration import TALLY
+from hwmodels.energy import active_power_w, facility_energy_j, idle_power_w
+from hwmodels.money import usd_per_million_tokens, usd_per_s
+
+if TYPE_CHECKING:
+    from codesign.experiment import Experiment
+    from codesign.explain.attribution import Attribution
+    from codesign.serve.cluster import Cluster
+
+
+def counters(cluster: Cluster) -> dict[str, float]:
+    """Return what all devices did: FLOPs, bytes of main memory, links and network."""
+    flop, memory, link, network = cluster.shared.costs.counters
+    tally = sum((engine.tally for engine in cluster.engines), np.zeros(len(TALLY)))
+    total = dict(zip(TALLY, tally.tolist(), strict=True))
+    ranks_per_group = cluster.plan.parallel.expert_tensor
+    return {
+        "flop": float(flop) + total["expert_flop"] * ranks_per_group,
+        "memory_bytes": float(memory) + total["expert_bytes"] * ranks_per_group,
+        "link_bytes": float(link) + total["link_sent"],
+        "network_bytes": float(network) + total["network_sent"],
+    }
+
+
+def energy_and_cost(
+    experiment: Experiment, cluster: Cluster, attribution: Attribution, simulated_s: float,
+    summary: dict[str, Any],
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return joules by what drew them, and money; and add both per token to the summary.
+
+    Law: energy = idle power x time + active power x busy time + sum of counters x energy per unit.
+    """
+    plan, system = cluster.plan, experiment.system
+    devices = plan.parallel.devices * plan.parallel.replicas
+    counted = counters(cluster)
+    joules = plan.machine.dynamic_j(np.array(list(counted.values())), plan.precision.activations)
+    busy_s = attribution.busy_s / len(cluster.lanes)
+    joules["active"] = active_power_w(system.device) * devices * busy_s
+    joules["idle"] = idle_power_w(system, devices) * simulated_s
+    total_j = sum(joules.values())
+    average_w = total_j / simulated_s if simulated_s > 0 else 0.0
+    rate = usd_per_s(system, devices, average_w)
+    tokens = summary["output_tokens"]
+    summary["energy_j_per_token"] = total_j / tokens if tokens else None
+    summary["usd_per_million_tokens"] = usd_per_million_tokens(rate, summary["output_tokens_per_s"] or 0.0)
+    summary["average_power_w"] = average_w
+    cost = {
+        "devices": devices,
+        "usd_per_hour": None if rate is None else rate * 3600.0,
+        "usd": None if rate is None else rate * simulated_s,
+        "facility_energy_j": facility_energy_j(system, total_j),
+        "counters": counted,
+    }
+    return {**joules, "total": total_j}, cost

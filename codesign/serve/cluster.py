@@ -1,0 +1,148 @@
+"""`Cluster`: engines behind a load balancer, and the stream of requests that they serve."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from simpy import Event
+
+from codesign.base.errors import CapacityError
+from codesign.execute import iteration_class
+from codesign.experiment import Experiment
+from codesign.lower.costs import BatchCosts
+from codesign.lower.plan import Plan
+from codesign.serve.clock import ARRIVAL, Clock
+from codesign.serve.gaps import Gaps
+from codesign.serve.group import Group
+from codesign.serve.lane import Lane, RoutingFeed, Shared
+from codesign.serve.policies import build_policies
+from codesign.serve.sequence import Sequence
+from codesign.serve.tasklog import TaskLog
+from workloads.requests import Requests
+
+REQUEST_COLUMNS = (
+    "arrival_s", "admitted_s", "first_token_s", "finished_s", "longest_gap_s", "preemptions", "group", "refused",
+)  # fmt: skip
+
+
+class Cluster:
+    """Runs a stream of requests to its end, or to the horizon.
+
+    Attributes
+    ----------
+    table : float64[N, len(REQUEST_COLUMNS)]    one row for each request; NaN where it did not happen
+    engines : list of iterations                state and totals of each engine
+    """
+
+    def __init__(self, experiment: Experiment, plan: Plan, requests: Requests, tasks: TaskLog) -> None:
+        self.experiment, self.plan, self.requests = experiment, plan, requests
+        policies = build_policies(experiment)
+        self.balance = policies.load_balance
+        self.clock, self.gaps = Clock(), Gaps()
+        costs = BatchCosts(plan, experiment.spec.engine)
+        routing = RoutingFeed(experiment.routing())
+        self.shared = Shared(self.clock, policies.batching, costs, routing, tasks)
+        make = iteration_class(experiment.spec.executor)
+        self.engines: list[Any] = [make(plan.layout) for _ in range(plan.parallel.replicas)]
+        self.lanes = self._build_lanes()
+        self.groups = [group for lane in self.lanes for group in lane.groups]
+        self._lane_of = [lane for lane in self.lanes for _ in lane.groups]
+        self.balance.share_queues(self.groups)
+        n = len(requests)
+        self.table: NDArray[np.float64] = np.full((n, len(REQUEST_COLUMNS)), np.nan)
+        self.table[:, 0], self.table[:, 7] = requests.arrival_s, 0.0
+        self.submitted = self.finished = self.refused = self.expected_tokens = 0
+
+    def _build_lanes(self) -> list[Lane]:
+        p = self.plan.parallel
+        share = int(self.plan.residency.kv_bytes) // p.pipeline
+        views = self.shared.costs.views
+        lanes = []
+        for engine in range(p.replicas):
+            for lane in range(p.pipeline):
+                groups = [Group(self.plan.kv, share, views, self.gaps, self._on_finish) for _ in range(p.data)]
+                lanes.append(Lane(engine, lane, groups, self.engines[engine], self.shared))
+        return lanes
+
+    def run(self) -> float:
+        """Run, and return the simulated time: the end of the last iteration, or the horizon.
+
+        Raises
+        ------
+        CapacityError   no request of the stream fits the KV memory
+        """
+        for lane in self.lanes:
+            self.clock.process(lane.process())
+        closed = self.requests.concurrency is not None
+        self.clock.process(self._closed_loop() if closed else self._open_loop())
+        self.clock.run(until=self.experiment.spec.horizon)
+        if self.refused == len(self.requests) and self.refused:
+            raise self._nothing_fits()
+        return float(self.clock.now)
+
+    def _open_loop(self) -> Generator[Event, None, None]:
+        for i, arrival_s in enumerate(self.requests.arrival_s.tolist()):
+            if arrival_s > self.clock.now:
+                yield self.clock.at(arrival_s, ARRIVAL)
+            self._submit(i)
+        self._last_came()
+
+    def _closed_loop(self) -> Generator[Event, None, None]:
+        for i in range(min(self.requests.concurrency or 1, len(self.requests))):
+            self._submit(i)
+        yield self.clock.timeout(0)
+        if self.submitted == len(self.requests):
+            self._last_came()
+
+    def _last_came(self) -> None:
+        self.shared.more_to_come = False
+        for lane in self.lanes:
+            lane.wake()
+
+    def _submit(self, i: int) -> None:
+        self.submitted += 1
+        now = self.clock.now
+        prompt, output = int(self.requests.prompt_tokens[i]), int(self.requests.output_tokens[i])
+        sequence = Sequence(i, now, prompt, output)
+        self.table[i, 0] = now
+        if not self.groups[0].fits_alone(sequence):
+            self.refused += 1
+            self.table[i, 7] = 1.0
+            self._next_of_closed_loop()
+            return
+        sequence.group = self.balance.choose(sequence, self.groups)
+        group = self.groups[sequence.group]
+        group.waiting.append(sequence)
+        group.outstanding_tokens += prompt + output - 1
+        self.expected_tokens += output
+        self._lane_of[sequence.group].wake()
+
+    def _on_finish(self, sequence: Sequence) -> None:
+        self.finished += 1
+        self.table[sequence.index, 1:7] = (
+            sequence.admitted_s, sequence.first_token_s, sequence.finished_s, sequence.longest_gap_s,
+            sequence.preemptions, sequence.group,
+        )  # fmt: skip
+        stream = self.shared.routing.stream
+        if stream is not None:
+            stream.forget(sequence.index)
+        self._next_of_closed_loop()
+
+    def _next_of_closed_loop(self) -> None:
+        if self.requests.concurrency is not None and self.submitted < len(self.requests):
+            self._submit(self.submitted)
+            if self.submitted == len(self.requests):
+                self._last_came()
+
+    def _nothing_fits(self) -> CapacityError:
+        group, kv = self.groups[0], self.plan.kv
+        tokens = int((self.requests.prompt_tokens + self.requests.output_tokens).min())
+        return CapacityError(
+            f"no request fits: the shortest has {tokens} tokens and needs"
+            f" {kv.sequence_bytes(kv.blocks(tokens)) / 1e9:.3f} GB of KV cache on a device;"
+            f" {group.capacity_bytes / 1e9:.3f} GB are left beside the weights: use more devices, fewer bits"
+            " (precision.kv, precision.weights) or shorter requests"
+        )

@@ -1,0 +1,284 @@
+"""`Group`: the scheduler state of one data group: queue, prefills, decodes, KV memory.
+
+A decode step costs no work per sequence: what changes with the step alone (contexts, blocks that fill up,
+sequences that end) is kept in buckets by step, so that only sequences with an event are touched.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.lower.costs import Batch
+from codesign.lower.kv import KvShape, View
+from codesign.serve.gaps import Gaps
+from codesign.serve.sequence import Sequence
+
+IntArray = NDArray[np.int64]
+
+
+class ReadEntries:
+    """The entries that all decoding sequences read under one view, step after step.
+
+    A sequence's context at step s is ``s + offset``; under a limit it stops growing at the step
+    ``limit - offset``.  Law: ``total(s) == sum of min(s + offset, limit)``, plus (compressed) the sum of
+    all contexts over the compression.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.limit = (view.limit or 0) if view.compression > 1 else view.limit
+        self.compression = view.compression
+        self.count = self.all_offsets = 0
+        self.growing = self.offsets = 0  # below the limit
+        self.fills_at: dict[int, list[int]] = {}  # step -> [sequences, sum of offsets]
+
+    def join(self, offset: int, step: int) -> None:
+        """Add a sequence whose first step is `step`."""
+        self.count += 1
+        self.all_offsets += offset
+        if self.limit is not None and step + offset < self.limit:
+            event = self.fills_at.setdefault(self.limit - offset, [0, 0])
+            self._grow(event, 1, offset)
+
+    def leave(self, offset: int) -> None:
+        """Take a sequence away between two steps."""
+        self.count -= 1
+        self.all_offsets -= offset
+        if self.limit is not None and self.limit - offset in self.fills_at:
+            event = self.fills_at[self.limit - offset]
+            self._grow(event, -1, -offset)
+            if not event[0]:
+                del self.fills_at[self.limit - offset]
+
+    def _grow(self, event: list[int], count: int, offset: int) -> None:
+        event[0] += count
+        event[1] += offset
+        self.growing += count
+        self.offsets += offset
+
+    def total(self, step: int) -> int:
+        """Return the entries read in step `step`; every step is asked for once, in order."""
+        if self.limit is None:
+            return self.count * step + self.all_offsets
+        filled = self.fills_at.pop(step, None)
+        if filled:
+            self.growing -= filled[0]
+            self.offsets -= filled[1]
+        near = self.growing * step + self.offsets + (self.count - self.growing) * self.limit
+        if self.compression == 1:
+            return near
+        return near + (self.count * step + self.all_offsets) // self.compression
+
+
+class Group:
+    """One data group: what waits, what is prefilled, what decodes.
+
+    Attributes
+    ----------
+    waiting : deque of Sequence     may be shared by all groups (a central queue)
+    prefilling : deque of Sequence  admitted, prompt not done
+    decoding : dict of Sequence     in order of joining
+    step : int                      decode steps done
+    free_bytes : int                KV memory left on a device of the group
+    """
+
+    def __init__(
+        self, kv: KvShape, capacity_bytes: int, views: tuple[View, ...], gaps: Gaps,
+        on_finish: Callable[[Sequence], None],
+    ) -> None:
+        self.kv, self.capacity_bytes, self.free_bytes = kv, capacity_bytes, capacity_bytes
+        self.waiting: deque[Sequence] = deque()
+        self.prefilling: deque[Sequence] = deque()
+        self.decoding: dict[Sequence, None] = {}
+        self.step = 0
+        self.gaps, self.on_finish = gaps, on_finish
+        self.chunks: list[tuple[Sequence, int]] = []  # of the iteration that runs
+        self.decodes = False
+        self.preemptions = 0
+        self.outstanding_tokens = 0  # assigned, not yet computed: what load balancing looks at
+        self._reads = [ReadEntries(view) for view in views]
+        self._ends_at: dict[int, list[Sequence]] = {}
+        self._grows_at: list[dict[Sequence, None]] = [{} for _ in range(kv.block_tokens)]
+        self._members: tuple[IntArray, IntArray] | None = None
+        self._newcomers: dict[Sequence, None] = {}  # joined since the last decode step
+        self._step_gaps = array("d")  # between the ends of decode steps
+        self._last_end_s = 0.0
+
+    @property
+    def running(self) -> int:
+        """Admitted sequences."""
+        return len(self.decoding) + len(self.prefilling)
+
+    def fits_alone(self, sequence: Sequence) -> bool:
+        """Tell whether a request fits when nothing else is there."""
+        blocks = self.kv.blocks(sequence.prompt + sequence.output)
+        return self.kv.sequence_bytes(blocks) <= self.capacity_bytes
+
+    def admit(self, now: float) -> Sequence | None:
+        """Take the first waiting sequence if its prompt fits, with all its blocks; else None."""
+        if not self.waiting:
+            return None
+        sequence = self.waiting[0]
+        blocks = self.kv.blocks(sequence.target)
+        need = self.kv.sequence_bytes(blocks)
+        if need > self.free_bytes:
+            return None
+        self.waiting.popleft()
+        self.free_bytes -= need
+        sequence.blocks, sequence.kv_bytes = blocks, need
+        if sequence.admitted_s != sequence.admitted_s:  # not a number: first time
+            sequence.admitted_s = now
+        self.prefilling.append(sequence)
+        return sequence
+
+    def make_room(self) -> None:
+        """Give a block to each decoding sequence that fills its last one, preempting the youngest."""
+        bucket = self._grows_at[self.step % self.kv.block_tokens]
+        for sequence in list(bucket) if bucket else ():
+            if sequence not in bucket:
+                continue  # preempted for an earlier one
+            need = self.kv.block_bytes(sequence.blocks)
+            while self.free_bytes < need and sequence in bucket:
+                self._preempt_youngest()
+            if sequence in bucket:
+                self.free_bytes -= need
+                sequence.blocks += 1
+                sequence.kv_bytes += need
+
+    def _preempt_youngest(self) -> None:
+        victim = self.prefilling.pop() if self.prefilling else next(reversed(self.decoding))
+        if victim in self.decoding:
+            victim.generated += victim.decode_steps(self.step)
+            victim.gap_start_s = self._last_end_s if victim not in self._newcomers else victim.gap_start_s
+            self._ends_at[victim.last_step].remove(victim)
+            self._leave(victim)
+        self._release(victim)
+        self.outstanding_tokens += victim.prompt + victim.generated - (victim.target - victim.prefilled)
+        victim.target, victim.prefilled = victim.prompt + victim.generated, 0
+        victim.preemptions += 1
+        self.preemptions += 1
+        self.waiting.appendleft(victim)
+
+    def start(self, chunks: list[tuple[Sequence, int]], decode: bool) -> Batch:
+        """Begin an iteration: prefill chunks, and a decode step of all that decode."""
+        self.chunks, self.decodes = chunks, decode and bool(self.decoding)
+        batch = Batch()
+        if self.decodes:
+            batch.decodes = batch.outputs = len(self.decoding)
+            batch.entries = [reads.total(self.step) for reads in self._reads]
+        for sequence, tokens in chunks:
+            done = sequence.prefilled + tokens
+            batch.chunks.append((tokens, done))
+            batch.tokens += tokens
+            batch.outputs += done == sequence.target
+        batch.tokens += batch.decodes
+        batch.sequences = batch.decodes + len(chunks)
+        return batch
+
+    def spans(self) -> tuple[IntArray, IntArray, IntArray]:
+        """Return (request, first position, tokens) of what this iteration computes: chunks, then decodes."""
+        parts = []
+        if self.chunks:
+            rows = [(s.index, s.prefilled, n) for s, n in self.chunks]
+            parts.append(np.array(rows, dtype=np.int64).T)
+        if self.decodes:
+            if self._members is None:
+                index = np.fromiter((s.index for s in self.decoding), np.int64, len(self.decoding))
+                offset = np.fromiter((s.offset() for s in self.decoding), np.int64, len(self.decoding))
+                self._members = index, offset - 1
+            index, offset = self._members
+            parts.append(np.stack((index, offset + self.step, np.ones_like(index))))
+        if not parts:
+            return _NONE, _NONE, _NONE
+        spans = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return spans[0], spans[1], spans[2]
+
+    def complete(self, end_s: float) -> int:
+        """End the iteration; return the output tokens that it gave."""
+        given = 0
+        if self.decodes:
+            given += self._complete_decode(end_s)
+        for sequence, tokens in self.chunks:
+            sequence.prefilled += tokens
+            self.outstanding_tokens -= tokens
+            if sequence.prefilled == sequence.target:
+                self.prefilling.remove(sequence)
+                given += 1
+                self._first_token(sequence, end_s)
+        self.chunks, self.decodes = [], False
+        return given
+
+    def _complete_decode(self, end_s: float) -> int:
+        given, gap_s = len(self.decoding), end_s - self._last_end_s
+        self.outstanding_tokens -= given
+        for sequence in self._newcomers:
+            self._note_gap(sequence, end_s)
+        self.gaps.add(gap_s, given - len(self._newcomers))
+        self._step_gaps.append(gap_s)
+        self._newcomers.clear()
+        ended = self._ends_at.pop(self.step, None)
+        self.step += 1
+        self._last_end_s = end_s
+        for sequence in ended or ():
+            self._leave(sequence)
+            sequence.generated = sequence.output
+            self._finish(sequence, end_s)
+        return given
+
+    def _note_gap(self, sequence: Sequence, end_s: float) -> None:
+        gap_s = end_s - sequence.gap_start_s
+        self.gaps.add(gap_s, 1)
+        sequence.longest_gap_s = max(sequence.longest_gap_s, gap_s)
+
+    def _first_token(self, sequence: Sequence, end_s: float) -> None:
+        if sequence.generated == 0:
+            sequence.first_token_s = end_s
+        else:  # after a preemption
+            self._note_gap(sequence, end_s)
+        sequence.gap_start_s = end_s
+        sequence.generated += 1
+        if sequence.generated == sequence.output:
+            self._finish(sequence, end_s)
+        else:
+            self._join(sequence)
+
+    def _join(self, sequence: Sequence) -> None:
+        sequence.first_step = self.step
+        sequence.last_step = self.step + sequence.output - sequence.generated - 1
+        self.decoding[sequence] = None
+        self._newcomers[sequence] = None
+        self._members = None
+        self._ends_at.setdefault(sequence.last_step, []).append(sequence)
+        self._bucket(sequence)[sequence] = None
+        for reads in self._reads:
+            reads.join(sequence.offset(), self.step)
+
+    def _bucket(self, sequence: Sequence) -> dict[Sequence, None]:
+        """Return the bucket of the steps in which a sequence's last block is full."""
+        return self._grows_at[(sequence.first_step - sequence.target) % self.kv.block_tokens]
+
+    def _leave(self, sequence: Sequence) -> None:
+        done = self._step_gaps[sequence.first_step + 1 : self.step]
+        sequence.longest_gap_s = max(sequence.longest_gap_s, max(done, default=0.0))
+        del self.decoding[sequence]
+        self._newcomers.pop(sequence, None)
+        self._members = None
+        del self._bucket(sequence)[sequence]
+        for reads in self._reads:
+            reads.leave(sequence.offset())
+
+    def _release(self, sequence: Sequence) -> None:
+        self.free_bytes += sequence.kv_bytes
+        sequence.blocks = sequence.kv_bytes = 0
+
+    def _finish(self, sequence: Sequence, end_s: float) -> None:
+        sequence.finished_s = end_s
+        self._release(sequence)
+        self.on_finish(sequence)
+
+
+_NONE = np.empty(0, dtype=np.int64)

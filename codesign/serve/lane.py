@@ -1,0 +1,121 @@
+"""`Lane`: one running batch of an engine: its data groups, and the process that iterates.
+
+An engine of p pipeline stages has p lanes, whose iterations follow each other through the stages; without
+pipelining, one.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from simpy import Event
+
+from codesign.lower.costs import Batch, BatchCosts
+from codesign.serve.clock import Clock
+from codesign.serve.group import Group
+from codesign.serve.policies import Batching
+from codesign.serve.tasklog import TaskLog
+from workloads.routing import RoutingStream
+
+ITERATION_COLUMNS = (
+    "start_s", "end_s", "engine", "lane", "tokens", "prefill_tokens", "decodes", "waiting", "kv_bytes",
+)  # fmt: skip
+_EMPTY = Batch()
+
+
+@dataclass
+class RoutingFeed:
+    """Draws the routing of what an iteration computes into one buffer, grown as needed."""
+
+    stream: RoutingStream | None
+    _buffer: NDArray[np.int16] | None = None
+    used_slots: int = 0
+
+    def draw(self, groups: list[Group]) -> NDArray[np.int16] | None:
+        """Return int16[T, L, k] for all groups' tokens, group after group; None for a dense model."""
+        if self.stream is None:
+            return None
+        spans = [group.spans() for group in groups]
+        columns = spans[0] if len(spans) == 1 else [np.concatenate(c) for c in zip(*spans, strict=True)]
+        tokens = int(columns[2].sum())
+        if self._buffer is None or len(self._buffer) < tokens:
+            shape = (max(1024, 2 * tokens), self.stream.n_layers, self.stream.top_k)
+            self._buffer = np.empty(shape, np.int16)
+        return self.stream.draw(columns[0], columns[1], columns[2], self._buffer[:tokens])
+
+
+@dataclass
+class Shared:
+    """What the lanes of all engines use together."""
+
+    clock: Clock
+    batching: Batching
+    costs: BatchCosts
+    routing: RoutingFeed
+    tasks: TaskLog
+    log: array[float] = field(default_factory=lambda: array("d"))
+    more_to_come: bool = True
+    output_tokens: int = 0
+    iterations: int = 0
+
+
+class Lane:
+    """One running batch; `iteration` is the engine that its lanes share."""
+
+    def __init__(self, engine: int, lane: int, groups: list[Group], iteration: Any, shared: Shared) -> None:
+        self.engine, self.lane, self.groups = engine, lane, groups
+        self.iteration, self.shared = iteration, shared
+        self.idle: Event | None = None
+
+    def wake(self) -> None:
+        """Let an idle lane look at its queues."""
+        if self.idle is not None:
+            self.idle.succeed()
+            self.idle = None
+
+    def process(self) -> Generator[Event, None, None]:
+        """Iterate for ever: schedule, run, complete; sleep when there is nothing to do."""
+        clock = self.shared.clock
+        while True:
+            end_s = self.start(clock.now)
+            if end_s is None:
+                self.idle = clock.event()
+                yield self.idle
+                continue
+            yield clock.at(end_s)
+            self.shared.output_tokens += sum(group.complete(end_s) for group in self.groups)
+
+    def start(self, now: float) -> float | None:
+        """Schedule and run one iteration; return its end, or None if no group has anything to do."""
+        shared = self.shared
+        plans = [shared.batching.schedule(group, now, shared.more_to_come) for group in self.groups]
+        if not any(plans):
+            return None
+        batches = [
+            group.start(*plan) if plan else _EMPTY for group, plan in zip(self.groups, plans, strict=True)
+        ]
+        shared.costs.fill(batches)
+        group_ptr = np.zeros(len(batches) + 1, dtype=np.int32)
+        group_ptr[1:] = np.cumsum([batch.tokens for batch in batches])
+        ids = shared.routing.draw(self.groups)
+        end_s: float = self.iteration.run(ids, group_ptr, shared.costs.static_parts, now)
+        self.note(now, end_s, batches)
+        return end_s
+
+    def note(self, now: float, end_s: float, batches: list[Batch]) -> None:
+        """Log the iteration (ITERATION_COLUMNS), and its tasks if asked."""
+        tokens = sum(batch.tokens for batch in batches)
+        decodes = sum(batch.decodes for batch in batches)
+        waiting = sum(len(group.waiting) for group in self.groups)
+        held = sum(group.capacity_bytes - group.free_bytes for group in self.groups)
+        self.shared.log.extend(
+            (now, end_s, self.engine, self.lane, tokens, tokens - decodes, decodes, waiting, held)
+        )
+        self.shared.iterations += 1
+        if self.shared.tasks.wants_more:
+            self.shared.tasks.add(self.shared.iterations - 1, self.engine, self.iteration)

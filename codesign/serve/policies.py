@@ -1,0 +1,235 @@
+"""Batching and load balancing: the slots, and what is built in."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from pydantic import Field
+
+from codesign.base.registry import Registry
+from codesign.serve.group import Group
+from codesign.serve.sequence import Sequence
+
+if TYPE_CHECKING:
+    from codesign.experiment import Experiment
+
+Count = Annotated[int, Field(gt=0, le=10_000_000)]
+Chunks = list[tuple[Sequence, int]]
+
+
+class Batching(Protocol):
+    """What a data group computes next.
+
+    Law: a sequence is given at most what its prefill lacks, and only after `Group.admit` took it.
+    """
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of one iteration: what activations are sized for."""
+        ...
+
+    def schedule(self, group: Group, now: float, more_to_come: bool) -> tuple[Chunks, bool] | None:
+        """Return the prefill chunks and whether to decode, or None if there is nothing to do.
+
+        Parameters
+        ----------
+        group : Group            `admit` and `make_room` change it
+        more_to_come : bool      False once no further request can arrive
+        """
+        ...
+
+
+class LoadBalance(Protocol):
+    """Which data group serves a request."""
+
+    def share_queues(self, groups: Seq[Group]) -> None:
+        """Prepare the groups' queues; most do nothing."""
+        ...
+
+    def choose(self, sequence: Sequence, groups: Seq[Group]) -> int:
+        """Return the index of the group whose queue the request joins."""
+        ...
+
+
+BATCHINGS: Registry[Batching] = Registry("batching")
+LOAD_BALANCES: Registry[LoadBalance] = Registry("load_balance")
+
+
+@BATCHINGS.register("chunked_prefill")
+@dataclass(frozen=True)
+class ChunkedPrefill:
+    """Decodes first, then prompts in chunks, up to a token budget (Sarathi-Serve, OSDI 2024, section 4)."""
+
+    token_budget: Count = 2048
+    max_sequences: Count = 256
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Batching.max_tokens`."""
+        return max(self.token_budget, self.max_sequences)
+
+    def schedule(self, group: Group, now: float, more_to_come: bool) -> tuple[Chunks, bool] | None:
+        """See `Batching.schedule`."""
+        if group.decoding:
+            group.make_room()
+        left = self.token_budget - len(group.decoding)
+        chunks: Chunks = []
+        for sequence in group.prefilling:
+            left = _take(chunks, sequence, left)
+        while left > 0 and group.waiting and group.running < self.max_sequences:
+            admitted = group.admit(now)
+            if admitted is None:
+                break
+            left = _take(chunks, admitted, left)
+        return (chunks, True) if chunks or group.decoding else None
+
+
+def _take(chunks: Chunks, sequence: Sequence, left: int) -> int:
+    tokens = min(left, sequence.target - sequence.prefilled)
+    if tokens > 0:
+        chunks.append((sequence, tokens))
+    return left - max(tokens, 0)
+
+
+@BATCHINGS.register("prefill_first")
+@dataclass(frozen=True)
+class PrefillFirst:
+    """Whole prompts as soon as they fit, alone; decodes otherwise (vLLM's first scheduler, SOSP 2023)."""
+
+    max_batched_tokens: Count = 8192
+    max_sequences: Count = 256
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Batching.max_tokens`."""
+        return max(self.max_batched_tokens, self.max_sequences)
+
+    def schedule(self, group: Group, now: float, more_to_come: bool) -> tuple[Chunks, bool] | None:
+        """See `Batching.schedule`."""
+        chunks: Chunks = []
+        left = self.max_batched_tokens
+        while group.waiting and group.running < self.max_sequences:
+            if chunks and group.waiting[0].target > left:
+                break  # a prompt longer than the whole budget still goes, alone
+            admitted = group.admit(now)
+            if admitted is None:
+                break
+            chunks.append((admitted, admitted.target))
+            left -= admitted.target
+        if chunks:
+            return chunks, False
+        if not group.decoding:
+            return None
+        group.make_room()
+        return [], True
+
+
+@BATCHINGS.register("static")
+@dataclass(frozen=True)
+class Static:
+    """A batch is formed, runs to its end, and only then the next one is formed.
+
+    It starts when it is full, or when it holds all that will ever come; with ``wait: false``, with
+    whatever waits.
+    """
+
+    batch_size: Count = 32
+    wait: bool = True
+    max_batched_tokens: Count = 8192
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Batching.max_tokens`."""
+        return max(self.max_batched_tokens, self.batch_size)
+
+    def schedule(self, group: Group, now: float, more_to_come: bool) -> tuple[Chunks, bool] | None:
+        """See `Batching.schedule`."""
+        if not group.running:
+            if self.wait and more_to_come and len(group.waiting) < self.batch_size:
+                return None
+            while group.waiting and group.running < self.batch_size and group.admit(now):
+                pass
+        if group.prefilling:
+            return self._prompts(group), False
+        if not group.decoding:
+            return None
+        group.make_room()
+        return [], True
+
+    def _prompts(self, group: Group) -> Chunks:
+        chunks: Chunks = []
+        left = self.max_batched_tokens
+        for sequence in group.prefilling:
+            if chunks and sequence.target > left:
+                break
+            chunks.append((sequence, sequence.target))
+            left -= sequence.target
+        return chunks
+
+
+@LOAD_BALANCES.register("round_robin")
+@dataclass
+class RoundRobin:
+    """One after the other, in order of arrival."""
+
+    def share_queues(self, groups: Seq[Group]) -> None:
+        """Start at the first group."""
+        self._next = 0
+
+    def choose(self, sequence: Sequence, groups: Seq[Group]) -> int:
+        """See `LoadBalance.choose`."""
+        chosen, self._next = self._next, (self._next + 1) % len(groups)
+        return chosen
+
+
+@LOAD_BALANCES.register("least_loaded")
+@dataclass(frozen=True)
+class LeastLoaded:
+    """The group with the fewest tokens to compute; the first among equals."""
+
+    def share_queues(self, groups: Seq[Group]) -> None:
+        """Nothing to prepare."""
+
+    def choose(self, sequence: Sequence, groups: Seq[Group]) -> int:
+        """See `LoadBalance.choose`."""
+        return min(range(len(groups)), key=lambda i: groups[i].outstanding_tokens)
+
+
+@LOAD_BALANCES.register("shared_queue")
+@dataclass(frozen=True)
+class SharedQueue:
+    """One queue for all groups: whoever has room takes the next request (an idle one first)."""
+
+    def share_queues(self, groups: Seq[Group]) -> None:
+        """Let all groups wait on one queue."""
+        queue: deque[Sequence] = deque()
+        for group in groups:
+            group.waiting = queue
+
+    def choose(self, sequence: Sequence, groups: Seq[Group]) -> int:
+        """See `LoadBalance.choose`."""
+        return min(range(len(groups)), key=lambda i: groups[i].running)
+
+
+@dataclass(frozen=True)
+class Policies:
+    """The serving policies of an experiment."""
+
+    batching: Batching
+    load_balance: LoadBalance
+
+
+def build_policies(experiment: Experiment) -> Policies:
+    """Build the components that the experiment names.
+
+    Raises
+    ------
+    ConfigError   unknown name or setting
+    """
+    return Policies(
+        batching=BATCHINGS.build(experiment.part("policies", "batching")),
+        load_balance=LOAD_BALANCES.build(experiment.part("policies", "load_balance")),
+    )
