@@ -163,7 +163,7 @@ def _base(document: Document, kind: Kind, trail: tuple[str, ...]) -> tuple[Docum
 
 
 def _find(name: str, kind: Kind, document: Document, where: str) -> tuple[Path, int]:
-    if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")) or Path(name).is_dir():
+    if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
         return _file(name, document), 0
     kinds: tuple[Kind, ...] = ("system", "device") if kind == "system" else ("device",)
     for known in kinds:
@@ -175,7 +175,7 @@ def _find(name: str, kind: Kind, document: Document, where: str) -> tuple[Path, 
     if kind == "device" and name in names("system"):
         raise ConfigError(f"{where}: {name!r} is a system; a device is needed here")
     choices = [choice for known in kinds for choice in names(known)]
-    if Path(name).is_file():
+    if _exists(Path(name)):
         raise ConfigError(f"{where}: {name!r} is not in the library; for the file write './{name}'")
     raise unknown_name(kind if kind == "device" else "system or device", name, choices, where)
 
@@ -183,12 +183,19 @@ def _find(name: str, kind: Kind, document: Document, where: str) -> tuple[Path, 
 def _file(name: str, document: Document) -> Path:
     origin = document.origins.get((), document.origin)
     beside = Path(origin).parent / name
-    place = beside if beside.exists() else Path(name)
-    if not place.exists():
+    place = beside if _exists(beside) else Path(name)
+    if not _exists(place):
         near = nearest(place.stem, names("device") + names("system"))
         hint = f" (the library has {near!r})" if near else ""
         raise ConfigError(f"{document.where(())}: {name}: no such file{hint}")
     return place.resolve()
+
+
+def _exists(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # a name that is too long to be one
+        return False
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from codesign.base.document import Strict
 from codesign.base.units import (
@@ -41,8 +41,8 @@ class Compute(Strict):
     units: int = Field(gt=0)  # streaming multiprocessors, compute units, cores
     clock: Frequency  # the clock at which the peaks hold
     shared_memory_per_unit: Bytes | None = None
-    tiles: list[tuple[int, int]] = Field(
-        default_factory=lambda: [(256, 128), (128, 128), (64, 128), (64, 64), (16, 64)]
+    tiles: list[tuple[PositiveInt, PositiveInt]] = Field(
+        default_factory=lambda: [(256, 128), (128, 128), (64, 128), (64, 64), (16, 64)], min_length=1
     )
     launch_overhead: Latency  # floor of one kernel inside a CUDA graph
     architecture: str = "generic"  # ampere, hopper, ada, blackwell, cdna3, ...
