@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Compiled twins of `ext.iteration.reference`; see there for what each does."""
 
-from libc.math cimport INFINITY, isinf, pow, sqrt
+from libc.math cimport INFINITY, cbrt, isinf, pow, sqrt
 from libc.stdint cimport int16_t, uint8_t, uint64_t
 import numpy as np
 
@@ -42,16 +42,14 @@ cdef void empty_lanes(uint64_t* lanes, int* pair, int n_groups) noexcept nogil:
         lanes[g] = 0
 
 
-cdef long count_plain(
-    const int16_t[:, :, ::1] ids, int[:, ::1] counts
+cdef inline long count_plain(
+    const int16_t* token, long n_tokens, int n_layers, int k, int n_experts, int* counts
 ) noexcept nogil:
-    cdef int t, m, j, e, n_layers = ids.shape[1], k = ids.shape[2], n_experts = counts.shape[1]
-    cdef long used = 0
-    cdef const int16_t* token
+    cdef long t, used = 0
+    cdef int m, j, e
     cdef int* layer
-    for t in range(ids.shape[0]):
-        token = &ids[t, 0, 0]
-        layer = &counts[0, 0]
+    for t in range(n_tokens):
+        layer = counts
         for m in range(n_layers):
             for j in range(k):
                 e = token[j]
@@ -63,46 +61,124 @@ cdef long count_plain(
     return used
 
 
-cdef long count_pairs(
-    const int16_t[:, :, ::1] ids, const int[::1] group_ptr, const int16_t[:, ::1] expert_group, int n_groups,
-    int[:, ::1] counts, int[:, :, ::1] pair, uint64_t* lanes,
+cdef inline long count_byte(
+    const int16_t* token, long n_tokens, int n_layers, int k, int n_experts, const uint8_t* bits, int* counts,
+    uint64_t* lanes,
 ) noexcept nogil:
-    """Count a token once for each group by a bit mask, and masks by byte lanes of a word."""
-    cdef int d, t, m, j, e, g, w, filled
-    cdef int n_layers = ids.shape[1], k = ids.shape[2], n_experts = counts.shape[1]
-    cdef int words = (n_groups + 7) >> 3, n_data = group_ptr.shape[0] - 1
-    cdef long used = 0
-    cdef const int16_t* token
-    cdef const int16_t* group
+    """Count at most LANE_MAX tokens, for at most 8 groups: a token once for each bit of its mask."""
+    cdef long t, used = 0
+    cdef int m, j, e
+    cdef uint8_t mask
     cdef int* layer
-    cdef uint8_t[MAX_WORDS] mask
-    for d in range(n_data):
-        filled = 0
-        for t in range(group_ptr[d], group_ptr[d + 1]):
-            token = &ids[t, 0, 0]
-            group = &expert_group[0, 0]
-            layer = &counts[0, 0]
-            for m in range(n_layers):
-                for w in range(words):
-                    mask[w] = 0
-                for j in range(k):
-                    e = token[j]
-                    if e >= 0:
-                        layer[e] += 1
-                        used += 1
-                        g = group[e]
-                        mask[g >> 3] |= <uint8_t>(1 << (g & 7))
-                for w in range(words):
-                    lanes[m * words + w] += SPREAD[mask[w]]
-                token += k
-                group += n_experts
-                layer += n_experts
-            filled += 1
-            if filled == LANE_MAX or t + 1 == group_ptr[d + 1]:
-                for m in range(n_layers):
-                    empty_lanes(lanes + m * words, &pair[m, d, 0], n_groups)
-                filled = 0
+    cdef const uint8_t* bit
+    for t in range(n_tokens):
+        layer = counts
+        bit = bits
+        for m in range(n_layers):
+            mask = 0
+            for j in range(k):
+                e = token[j]
+                if e >= 0:
+                    layer[e] += 1
+                    mask |= bit[e]
+                    used += 1
+            lanes[m] += SPREAD[mask]
+            token += k
+            layer += n_experts
+            bit += n_experts
     return used
+
+
+cdef long count_bytes(
+    const int16_t* token, long n_tokens, int n_layers, int k, int n_experts, const int16_t* groups, int words,
+    int* counts, uint64_t* lanes,
+) noexcept nogil:
+    """The same for any number of groups: one mask byte and one word of lanes for 8 groups."""
+    cdef long t, used = 0
+    cdef int m, j, e, g, w
+    cdef uint8_t[MAX_WORDS] mask
+    cdef int* layer
+    cdef const int16_t* group
+    for t in range(n_tokens):
+        layer = counts
+        group = groups
+        for m in range(n_layers):
+            for w in range(words):
+                mask[w] = 0
+            for j in range(k):
+                e = token[j]
+                if e >= 0:
+                    layer[e] += 1
+                    g = group[e]
+                    mask[g >> 3] |= <uint8_t>(1 << (g & 7))
+                    used += 1
+            for w in range(words):
+                lanes[m * words + w] += SPREAD[mask[w]]
+            token += k
+            layer += n_experts
+            group += n_experts
+    return used
+
+
+cdef long plain_by_k(
+    const int16_t* token, long n_tokens, int n_layers, int k, int n_experts, int* counts
+) noexcept nogil:
+    """Let the compiler unroll the usual numbers of experts per token."""
+    if k == 1:
+        return count_plain(token, n_tokens, n_layers, 1, n_experts, counts)
+    if k == 2:
+        return count_plain(token, n_tokens, n_layers, 2, n_experts, counts)
+    if k == 4:
+        return count_plain(token, n_tokens, n_layers, 4, n_experts, counts)
+    if k == 8:
+        return count_plain(token, n_tokens, n_layers, 8, n_experts, counts)
+    return count_plain(token, n_tokens, n_layers, k, n_experts, counts)
+
+
+cdef long byte_by_k(
+    const int16_t* token, long n_tokens, int n_layers, int k, int n_experts, const uint8_t* bits, int* counts,
+    uint64_t* lanes,
+) noexcept nogil:
+    if k == 1:
+        return count_byte(token, n_tokens, n_layers, 1, n_experts, bits, counts, lanes)
+    if k == 2:
+        return count_byte(token, n_tokens, n_layers, 2, n_experts, bits, counts, lanes)
+    if k == 4:
+        return count_byte(token, n_tokens, n_layers, 4, n_experts, bits, counts, lanes)
+    if k == 8:
+        return count_byte(token, n_tokens, n_layers, 8, n_experts, bits, counts, lanes)
+    return count_byte(token, n_tokens, n_layers, k, n_experts, bits, counts, lanes)
+
+
+cdef long count_pairs(
+    const int16_t[:, :, ::1] ids, const int[::1] group_ptr, const int16_t[:, ::1] expert_group,
+    const uint8_t[::1] bits, int n_groups, int[:, ::1] counts, int[:, :, ::1] pair, uint64_t* lanes,
+) noexcept nogil:
+    """Count tokens by expert, and by data group and expert group: blocks that no byte lane overflows in."""
+    cdef int d, m, t, block, n_layers = ids.shape[1], k = ids.shape[2], n_experts = counts.shape[1]
+    cdef int words = (n_groups + 7) >> 3
+    cdef long used = 0
+    for d in range(group_ptr.shape[0] - 1):
+        t = group_ptr[d]
+        while t < group_ptr[d + 1]:
+            block = min(LANE_MAX, group_ptr[d + 1] - t)
+            if words == 1:
+                used += byte_by_k(
+                    &ids[t, 0, 0], block, n_layers, k, n_experts, &bits[0], &counts[0, 0], lanes
+                )
+            else:
+                used += count_bytes(
+                    &ids[t, 0, 0], block, n_layers, k, n_experts, &expert_group[0, 0], words, &counts[0, 0], lanes
+                )
+            for m in range(n_layers):
+                empty_lanes(lanes + m * words, &pair[m, d, 0], n_groups)
+            t += block
+    return used
+
+
+def group_bits(expert_group):
+    """Return uint8[L * E]: bit g % 8 of the group of each expert."""
+    return np.left_shift(1, np.asarray(expert_group).astype(np.int64).ravel() & 7).astype(np.uint8)
 
 
 def count(
@@ -117,9 +193,13 @@ def count(
     if ids.shape[0] == 0 or ids.shape[1] == 0 or ids.shape[2] == 0:
         return 0
     if not pairs:
-        return count_plain(ids, counts)
+        return plain_by_k(
+            &ids[0, 0, 0], ids.shape[0], ids.shape[1], ids.shape[2], counts.shape[1], &counts[0, 0]
+        )
     lanes = np.zeros(ids.shape[1] * ((n_groups + 7) >> 3), dtype=np.uint64)
-    return count_pairs(ids, group_ptr, expert_group, n_groups, counts, pair, &lanes[0])
+    return count_pairs(
+        ids, group_ptr, expert_group, group_bits(expert_group), n_groups, counts, pair, &lanes[0]
+    )
 
 
 cdef inline double norm(double a, double b, double power) noexcept nogil:
@@ -129,6 +209,8 @@ cdef inline double norm(double a, double b, double power) noexcept nogil:
         return a + b
     if power == 2.0:
         return sqrt(a * a + b * b)
+    if power == 3.0:
+        return cbrt(a * a * a + b * b * b)
     if power == 4.0:
         return sqrt(sqrt((a * a) * (a * a) + (b * b) * (b * b)))
     return pow(pow(a, power) + pow(b, power), 1.0 / power)
@@ -158,6 +240,7 @@ cdef class Iteration:
     cdef int expert_row, dispatch_row, combine_row, barrier_row
     cdef bint exchanged, in_order
     cdef uint64_t[::1] lanes
+    cdef const uint8_t[::1] bits
     cdef const int[::1] row, resource, discipline, pred_ptr, pred, row_kind, table_of
     cdef const int[::1] data_group, rank_group
     cdef const int[:, ::1] order, order_ptr
@@ -190,6 +273,7 @@ cdef class Iteration:
         self.seconds_per_byte, self.token_bytes = layout.seconds_per_byte, layout.token_bytes
         if self.n_groups > 8 * MAX_WORDS:
             raise ValueError(f"{self.n_groups} expert groups: at most {8 * MAX_WORDS}")
+        self.bits = group_bits(layout.expert_group)
         self.lanes = np.zeros(max(1, self.n_layers * ((self.n_groups + 7) >> 3)), dtype=np.uint64)
         self.free_s, self.busy_s = np.zeros(n_resources), np.zeros(n_resources)
         self.row_s = np.zeros(layout.n_rows)
@@ -222,11 +306,14 @@ cdef class Iteration:
                 with nogil:
                     if self.exchanged:
                         self.v_tally[0] += count_pairs(
-                            tokens, group_ptr, self.expert_group, self.n_groups, self.v_counts, self.v_pair,
-                            &self.lanes[0],
+                            tokens, group_ptr, self.expert_group, self.bits, self.n_groups, self.v_counts,
+                            self.v_pair, &self.lanes[0],
                         )
                     else:
-                        self.v_tally[0] += count_plain(tokens, self.v_counts)
+                        self.v_tally[0] += plain_by_k(
+                            &tokens[0, 0, 0], tokens.shape[0], self.n_layers, tokens.shape[2],
+                            self.v_counts.shape[1], &self.v_counts[0, 0],
+                        )
             self.cost_experts()
             if self.exchanged:
                 self.cost_exchanges()
@@ -257,27 +344,27 @@ cdef class Iteration:
         cdef const double* work
         cdef const double* moved
         cdef const int* counts
+        cdef const int* order
         for m in range(self.n_layers):
             table = self.table_of[m]
             work = &self.work[table, 0]
             moved = &self.moved[table, 0]
             counts = &self.v_counts[m, 0]
+            order = &self.order[m, 0]
             for g in range(self.n_groups):
                 total_work = 0.0
                 total_moved = 0.0
                 active = 0
                 tokens = 0
                 for i in range(self.order_ptr[m, g], self.order_ptr[m, g + 1]):
-                    n = counts[self.order[m, i]]
-                    if n == 0:
-                        continue
-                    inside = n if n < last else last
-                    total_work += work[inside]
-                    total_moved += moved[inside]
+                    n = counts[order[i]]
                     if n > last:
                         total_work += (n - last) * (work[last] - work[last - 1])
                         total_moved += (n - last) * (moved[last] - moved[last - 1])
-                    active += 1
+                    inside = n if n < last else last
+                    total_work += work[inside]
+                    total_moved += moved[inside]
+                    active += n > 0
                     tokens += n
                 self.v_sums[m, g, 0] = total_work
                 self.v_sums[m, g, 1] = total_moved
@@ -300,22 +387,35 @@ cdef class Iteration:
     cdef void cost_exchanges(self) noexcept:
         cdef int m, r, g, d, link, at
         cdef double sent, received, both = self.token_bytes[0] + self.token_bytes[1]
-        for m in range(self.n_layers):
-            for r in range(self.n_ranks):
-                for link in range(2):
+        cdef const double* weight
+        cdef const int* pair
+        for link in range(2):
+            if self.seconds_per_byte[link] == 0.0:
+                continue  # no such link, or no rank behind it: volumes stay 0
+            for m in range(self.n_layers):
+                for r in range(self.n_ranks):
                     sent = 0.0
                     received = 0.0
-                    if self.seconds_per_byte[link] > 0.0:
-                        for g in range(self.n_groups):
-                            sent += self.send[link, r, g] * self.v_pair[m, self.data_group[r], g]
-                        for d in range(self.n_data):
-                            received += self.recv[link, r, d] * self.v_pair[m, d, self.rank_group[r]]
+                    weight = &self.send[link, r, 0]
+                    pair = &self.v_pair[m, self.data_group[r], 0]
+                    for g in range(self.n_groups):
+                        sent += weight[g] * pair[g]
+                    weight = &self.recv[link, r, 0]
+                    pair = &self.v_pair[m, 0, self.rank_group[r]]
+                    for d in range(self.n_data):
+                        received += weight[d] * pair[d * self.n_groups]
                     self.v_volume[m, r, link] = sent if sent > received else received
                     self.v_tally[4 + 2 * link] += sent * both
                     self.v_tally[5 + 2 * link] += received * both
-                at = m * self.n_ranks + r
-                self.v_row[self.dispatch_row + at] = max(self.port_s(m, r, 0, 0), self.port_s(m, r, 0, 1))
-                self.v_row[self.combine_row + at] = max(self.port_s(m, r, 1, 0), self.port_s(m, r, 1, 1))
+        for at in range(self.n_layers * self.n_ranks):
+            m = at // self.n_ranks
+            r = at - m * self.n_ranks
+            self.v_row[self.dispatch_row + at] = self.slowest_port_s(m, r, 0)
+            self.v_row[self.combine_row + at] = self.slowest_port_s(m, r, 1)
+
+    cdef inline double slowest_port_s(self, int m, int r, int way) noexcept:
+        cdef double inside = self.port_s(m, r, way, 0), outside = self.port_s(m, r, way, 1)
+        return inside if inside > outside else outside
 
     cdef inline double port_s(self, int m, int r, int way, int link) noexcept:
         cdef double moved = self.v_volume[m, r, link] * self.token_bytes[way]

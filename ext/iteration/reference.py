@@ -58,6 +58,8 @@ def norm(a: float, b: float, power: float) -> float:
         return a + b
     if power == 2.0:
         return math.sqrt(a * a + b * b)
+    if power == 3.0:
+        return math.cbrt(a * a * a + b * b * b)
     if power == 4.0:
         return math.sqrt(math.sqrt((a * a) * (a * a) + (b * b) * (b * b)))
     return (a**power + b**power) ** (1.0 / power)
@@ -129,12 +131,12 @@ class Iteration:
                 active = tokens = 0
                 for e in lay.order[m, lay.order_ptr[m, g] : lay.order_ptr[m, g + 1]]:
                     n = int(self.counts[m, e])
-                    inside = min(n, last)
-                    total_work += float(work[inside])
-                    total_moved += float(moved[inside])
                     if n > last:
                         total_work += (n - last) * float(work[last] - work[last - 1])
                         total_moved += (n - last) * float(moved[last] - moved[last - 1])
+                    inside = min(n, last)
+                    total_work += float(work[inside])
+                    total_moved += float(moved[inside])
                     active += n > 0
                     tokens += n
                 self.sums[m, g] = total_work, total_moved, active
@@ -157,20 +159,22 @@ class Iteration:
     def cost_exchanges(self) -> None:
         """Fill the rows of dispatch and combine from the token copies between groups."""
         lay = self.layout
-        for m in range(lay.n_layers):
-            for r in range(lay.n_ranks):
-                for link in range(2):
+        both = float(lay.token_bytes[0] + lay.token_bytes[1])
+        for link in range(2):
+            for m in range(lay.n_layers):
+                for r in range(lay.n_ranks):
                     sent = received = 0.0
                     for g in range(lay.n_groups):
                         sent += lay.send[link, r, g] * self.pair[m, lay.data_group[r], g]
                     for d in range(lay.n_data):
                         received += lay.recv[link, r, d] * self.pair[m, d, lay.rank_group[r]]
                     self.volume[m, r, link] = max(sent, received)
-                    self.tally[4 + 2 * link] += sent * (lay.token_bytes[0] + lay.token_bytes[1])
-                    self.tally[5 + 2 * link] += received * (lay.token_bytes[0] + lay.token_bytes[1])
-                at = m * lay.n_ranks + r
-                self.row_s[lay.dispatch_row + at] = max(self.port_s(m, r, 0))
-                self.row_s[lay.combine_row + at] = max(self.port_s(m, r, 1))
+                    self.tally[4 + 2 * link] += sent * both
+                    self.tally[5 + 2 * link] += received * both
+        for at in range(lay.n_layers * lay.n_ranks):
+            m, r = divmod(at, lay.n_ranks)
+            self.row_s[lay.dispatch_row + at] = max(self.port_s(m, r, 0))
+            self.row_s[lay.combine_row + at] = max(self.port_s(m, r, 1))
 
     def port_s(self, m: int, r: int, way: int) -> tuple[float, float]:
         """Return the seconds at a rank's link and at its network port."""
