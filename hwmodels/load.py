@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from codesign.base.compose import from_mapping, merge, without
-from codesign.base.document import Document, read_yaml, validate
+from codesign.base.document import Document, read_yaml, show, validate
 from codesign.base.errors import ConfigError, nearest, unknown_name
 from hwmodels.check import check_device, check_system
 from hwmodels.spec import Device, System
@@ -48,10 +48,17 @@ def load(name_or_path: Source, overrides: Mapping[str, object] | None = None) ->
     ------
     ConfigError   unknown name, broken file, impossible value: file, line, key, value, rule
     """
-    document = _document(name_or_path)
-    if kind_of(document) == "system":
-        return load_system(document, overrides)
-    return load_device(document, overrides)
+    return load_described(name_or_path, overrides)[1]
+
+
+def load_described(
+    source: Source, overrides: Mapping[str, object] | None = None
+) -> tuple[Document, Device | System]:
+    """Load a device or a system with its resolved document (values as written, places, sources)."""
+    document = _document(source)
+    kind = kind_of(document)
+    resolved = resolve(document, kind, overrides)
+    return resolved, load_system(resolved) if kind == "system" else load_device(resolved)
 
 
 def load_device(source: Source, overrides: Mapping[str, object] | None = None) -> Device:
@@ -151,7 +158,8 @@ def _base(document: Document, kind: Kind, trail: tuple[str, ...]) -> tuple[Docum
     path = ("from",) if isinstance(document.data, dict) else ()
     name, where = document.get(path), document.where(path)
     if not isinstance(name, str) or not name.strip():
-        raise document.error(path, f"a {kind} is a library name, a path, or a mapping", name)
+        key = "from" if path else kind
+        raise ConfigError(f"{where}: {key} = {show(name)}: a {kind} is a library name, a path, or a mapping")
     place, nodes = _find(name.strip(), kind, document, where)
     if str(place) in trail:
         chain = " -> ".join(Path(step).stem for step in (*trail, str(place)))
@@ -187,7 +195,7 @@ def _file(name: str, document: Document) -> Path:
     if not _exists(place):
         near = nearest(place.stem, names("device") + names("system"))
         hint = f" (the library has {near!r})" if near else ""
-        raise ConfigError(f"{document.where(())}: {name}: no such file{hint}")
+        raise ConfigError(f"{document.where(())}: {show(name)}: no such file{hint}")
     return place.resolve()
 
 

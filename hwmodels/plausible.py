@@ -26,8 +26,10 @@ STANDARDS: dict[str, tuple[int, float, float]] = {
     "lpddr4": (16, 1.6e9, 4.4e9),  # JESD209-4
     "lpddr5": (16, 3.2e9, 10.7e9),  # JESD209-5, 5X included
 }
+# names, references and choices of a configuration: no source is due
 _WORDS = {"name", "sources", "architecture", "kind", "main_memory", "l2", "standard", "topology", "tier",
-          "level", "source", "target", "from", "device", "in_network_reduction"}  # fmt: skip
+          "level", "source", "target", "device", "in_network_reduction", "nodes", "devices_per_node",
+          "lifetime_years"}  # fmt: skip
 _RIDGE_RANGE = (1.0, 3000.0)  # FLOP per byte of main memory
 _FLOP_PER_CLOCK_RANGE = (2.0, 65536.0)  # of one unit: a scalar FMA ... a 128 x 128 array at twice the rate
 _MOST_TIER_RATIO = {"sram": 300.0}  # bandwidth against the main memory; other kinds: 10
@@ -59,25 +61,43 @@ def pin_rate_bits_per_s(tier: MemoryTier) -> float | None:
     return tier.bandwidth * 8 / (tier.channels * STANDARDS[tier.standard.lower()][0])
 
 
-def unsourced(document: Document, at: KeyPath = ()) -> list[KeyPath]:
-    """Return the paths of numbers that no key of ``sources`` covers.
+def derived(device: Device) -> dict[str, dict[str, float]]:
+    """Return what follows from a device's numbers and shows a slip at a glance, by name and unit.
 
-    A source covers the number at its dotted path and all below it, in the file in which it stands: a file
-    that lays a number over another file's (``from``) owes a source for it.
+    FLOP per clock and unit and FLOP per byte (by precision), bits per second and pin (by tier), and watts
+    by cause when everything runs at its peak.
+    """
+    compute = device.compute
+    pins = {name: pin_rate_bits_per_s(tier) for name, tier in device.memory.items()}
+    return {
+        "flop_per_clock_and_unit": {
+            name: rate / (compute.units * compute.clock) for name, rate in compute.peak_flop_rate.items()
+        },
+        "ridge_flop_per_byte": ridge_flop_per_byte(device),
+        "pin_rate_bits_per_s": {name: rate for name, rate in pins.items() if rate is not None},
+        "power_at_peak_rates_w": peak_power_terms_w(device),
+    }
+
+
+def unsourced(document: Document, at: KeyPath = ()) -> list[KeyPath]:
+    """Return the paths of numbers, of the mapping at `at`, that have no source (see `source_of`)."""
+    return [leaf for leaf in _physical_leaves(document.get(at), at) if source_of(document, leaf, at) is None]
+
+
+def source_of(document: Document, path: KeyPath, at: KeyPath = ()) -> str | None:
+    """Return the source of the value at `path`, from ``sources`` of the mapping at `at`; None without one.
+
+    A source covers the value at its dotted path and all below it, in the file in which it stands: a file
+    that lays a number over another file's (``from``) owes a source for it.  The longest path wins.
     """
     described = document.get(at)
     sources = described.get("sources") if isinstance(described, dict) else None
-    prefixes = [tuple(key.split(".")) for key in sources or {}]
-    return [leaf for leaf in _physical_leaves(described) if not _is_sourced(document, at, leaf, prefixes)]
-
-
-def _is_sourced(document: Document, at: KeyPath, leaf: KeyPath, prefixes: list[tuple[str, ...]]) -> bool:
-    origin = _origin(document, (*at, *leaf))
-    return any(
-        tuple(map(str, leaf[: len(prefix)])) == prefix
-        and _origin(document, (*at, "sources", ".".join(prefix))) == origin
-        for prefix in prefixes
-    )
+    steps = [str(step) for step in path[len(at) :]]
+    for length in range(len(steps), 0, -1):
+        key = ".".join(steps[:length])
+        if key in (sources or {}) and _origin(document, (*at, "sources", key)) == _origin(document, path):
+            return str(sources[key]) if sources else None
+    return None
 
 
 def _origin(document: Document, path: KeyPath) -> str:
@@ -86,7 +106,7 @@ def _origin(document: Document, path: KeyPath) -> str:
     return document.origins.get(path, document.origin)
 
 
-def _physical_leaves(data: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+def _physical_leaves(data: Any, path: KeyPath) -> Iterator[KeyPath]:
     """Yield the path of every number; a list (tiles) is one leaf; names, kinds and references are words."""
     if isinstance(data, dict):
         for key, value in data.items():
@@ -97,7 +117,7 @@ def _physical_leaves(data: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
 
 
 def _unsourced_lines(document: Document, at: KeyPath) -> list[str]:
-    return [f"{dotted((*at, *leaf))}: no source" for leaf in unsourced(document, at)]
+    return [f"{dotted(leaf)}: no source" for leaf in unsourced(document, at)]
 
 
 def _device_warnings(device: Device) -> list[str]:
