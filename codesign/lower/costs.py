@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from codesign.experiment.schema import EngineSpec
 from codesign.lower.kv import View, view_of
+from codesign.lower.machine import COUNTERS
 from codesign.lower.plan import Plan
 from ext.iteration import PARTS
+from hwmodels.costs import PARTS as DEVICE_PARTS
 from workloads.models import Attention
 
 F64 = NDArray[np.float64]
-_N_PARTS = len(PARTS)
+_N_PARTS, _N_DEVICE = len(PARTS), len(DEVICE_PARTS)
 _ENGINE = PARTS.index("engine")
 _MEMO_LIMIT = 65536
 
@@ -35,30 +37,52 @@ class Batch:
     chunks: list[tuple[int, int]] = field(default_factory=list)  # (tokens, context at their end)
 
 
+@dataclass(slots=True)
+class _Rows:
+    """The static rows of a number of tokens and outputs, and how often they were executed."""
+
+    parts: F64
+    counters: F64
+    uses: int = 0
+
+
 class BatchCosts:
-    """Costs of batches on a plan, remembered by number of tokens.
+    """Costs of batches on a plan, remembered by number of tokens and outputs.
 
     Attributes
     ----------
     views : tuple of View     distinct ways that the model's attention looks back
     static_parts : float64[D * C, PARTS]    of the last batch: what `ext.iteration.Iteration.run` takes
-    counters : float64[4]     FLOPs, memory, link and network bytes of all batches, experts apart
     """
 
     def __init__(self, plan: Plan, engine: EngineSpec) -> None:
         self.plan, self.engine = plan, engine
         operators = plan.operators
-        self.attentions: list[tuple[Attention, int]] = list(operators.attention_class.items())
-        self.views: tuple[View, ...] = tuple(dict.fromkeys(view_of(a) for a, _ in self.attentions))
-        self._view = [self.views.index(view_of(a)) for a, _ in self.attentions]
+        attentions = list(operators.attention_class.items())
+        self.views: tuple[View, ...] = tuple(dict.fromkeys(view_of(a) for a, _ in attentions))
+        self._attentions: list[tuple[Attention, int, int]] = [
+            (attention, index, self.views.index(view_of(attention))) for attention, index in attentions
+        ]
         self.n_classes = plan.layout.n_classes
         self.static_parts = np.zeros((plan.layout.n_static, _N_PARTS))
-        self.counters = np.zeros(4)
+        self._blocks = list(self.static_parts.reshape(plan.layout.n_data, self.n_classes, _N_PARTS))
         self._tasks = self._count_tasks()
-        self._by_tokens: dict[int, tuple[F64, F64]] = {}
-        self._by_outputs: dict[int, tuple[F64, F64]] = {}
-        self._outputs_rows = [i for i, c in enumerate(operators.classes) if c.by == "outputs"]
+        self._known: dict[tuple[int, int], _Rows] = {}
+        self._by_class: dict[tuple[int, int], tuple[F64, F64]] = {}
+        self._attention = [0.0, 0.0]  # FLOPs, bytes of main memory
+        self._past = np.zeros(len(COUNTERS))  # of rows that were forgotten
         self._with_overhead = self.n_classes > len(operators.classes)
+
+    @property
+    def counters(self) -> F64:
+        """FLOPs, memory, link and network bytes of all batches, experts apart.
+
+        Law: what every rank executed, each layer counted.
+        """
+        total = self._past + np.array([*self._attention, 0.0, 0.0])
+        for rows in self._known.values():
+            total += rows.counters * rows.uses
+        return total
 
     def _count_tasks(self) -> list[int]:
         """Count the tasks of each class for one data group: its layers times its ranks."""
@@ -68,60 +92,51 @@ class BatchCosts:
         return [int(n) for n in per_class]
 
     def fill(self, batches: Sequence[Batch]) -> None:
-        """Work out the static rows of an iteration of one batch for each data group.
-
-        Notes
-        -----
-        Law: `counters` grow by what every rank executes, each layer counted.
-        """
-        for d, batch in enumerate(batches):
-            first = d * self.n_classes
-            block = self.static_parts[first : first + self.n_classes]
-            parts, counters = self._tokens(batch.tokens)
-            block[:] = parts
-            self.counters += counters
+        """Work out the static rows of an iteration of one batch for each data group."""
+        for block, batch in zip(self._blocks, batches, strict=True):
+            rows = self._known.get((batch.tokens, batch.outputs))
+            if rows is None:
+                rows = self._remember(batch.tokens, batch.outputs)
+            rows.uses += 1
+            block[:] = rows.parts
             if batch.tokens:
-                self._fill_outputs(block, batch.outputs)
                 self._fill_attention(block, batch)
                 if self._with_overhead:
                     block[-1, _ENGINE] = self._overhead_s(batch)
 
-    def _tokens(self, tokens: int) -> tuple[F64, F64]:
-        known = self._by_tokens.get(tokens)
+    def _remember(self, tokens: int, outputs: int) -> _Rows:
+        if len(self._known) >= _MEMO_LIMIT:
+            self._past, self._attention = self.counters, [0.0, 0.0]
+            self._known.clear()
+        rows = _Rows(np.zeros((self.n_classes, _N_PARTS)), np.zeros(len(COUNTERS)))
+        for i, row_class in enumerate(self.plan.operators.classes):
+            count = tokens if row_class.by == "tokens" else outputs
+            if count and self._tasks[i]:
+                parts, counters = self._class_cost(i, count)
+                rows.parts[i] = parts
+                rows.counters += counters
+        self._known[tokens, outputs] = rows
+        return rows
+
+    def _class_cost(self, index: int, count: int) -> tuple[F64, F64]:
+        known = self._by_class.get((index, count))
         if known is None:
-            rows = [i for i, c in enumerate(self.plan.operators.classes) if c.by == "tokens"]
-            known = self._class_rows(rows, tokens)
-            if len(self._by_tokens) >= _MEMO_LIMIT:
-                self._by_tokens.clear()
-            self._by_tokens[tokens] = known
+            cost = self.plan.operators.classes[index].cost(count)
+            machine = self.plan.machine
+            known = machine.parts(cost), machine.counters(cost) * self._tasks[index]
+            self._by_class[index, count] = known
         return known
 
-    def _class_rows(self, rows: list[int], count: int) -> tuple[F64, F64]:
-        parts, counters = np.zeros((self.n_classes, _N_PARTS)), np.zeros(4)
-        machine, classes = self.plan.machine, self.plan.operators.classes
-        for i in rows if count else ():
-            if self._tasks[i]:
-                cost = classes[i].cost(count)
-                parts[i] = machine.parts(cost)
-                counters += machine.counters(cost) * self._tasks[i]
-        return parts, counters
-
-    def _fill_outputs(self, block: F64, outputs: int) -> None:
-        known = self._by_outputs.get(outputs)
-        if known is None:
-            known = self._by_outputs[outputs] = self._class_rows(self._outputs_rows, outputs)
-        block[self._outputs_rows] = known[0][self._outputs_rows]
-        self.counters += known[1]
-
     def _fill_attention(self, block: F64, batch: Batch) -> None:
-        operators, machine = self.plan.operators, self.plan.machine
-        for (attention, index), view in zip(self.attentions, self._view, strict=True):
+        operators, main = self.plan.operators, self.plan.machine.main_memory
+        for attention, index, view in self._attentions:
             costs = [operators.prefill(attention, tokens, context) for tokens, context in batch.chunks]
             if batch.decodes:
                 costs.append(operators.decode(attention, batch.decodes, batch.entries[view]))
             for cost in costs:
-                block[index, : len(cost.parts)] += cost.parts
-                self.counters += machine.counters(cost) * self._tasks[index]
+                block[index, :_N_DEVICE] += cost.parts
+                self._attention[0] += cost.flop * self._tasks[index]
+                self._attention[1] += cost.bytes_of(main) * self._tasks[index]
 
     def _overhead_s(self, batch: Batch) -> float:
         engine = self.engine

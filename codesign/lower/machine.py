@@ -38,6 +38,7 @@ class Machine:
             "link_latency": speed.get("network_latency", 1.0),
         }
         self.system, self.speed = system, dict(speed)
+        self.main_memory = system.device.main_memory
         self.costs = build_cost_model(cost_model, system.device, device)
         self.between = build_cost_model(cost_model, system.device, network)
 
@@ -73,7 +74,7 @@ class Machine:
         """Return FLOPs, bytes of main memory, of links, of the network (COUNTERS)."""
         link = cost.bytes_of("link")
         network = link if isinstance(cost, NetworkCost) else 0.0
-        return np.array([cost.flop, cost.bytes_of(self.system.device.main_memory), link - network, network])
+        return np.array([cost.flop, cost.bytes_of(self.main_memory), link - network, network])
 
     def dynamic_j(self, counters: F64, precision: str) -> dict[str, float]:
         """Return joules by what drew them, for COUNTERS summed over all devices."""

@@ -103,7 +103,8 @@ class Group:
         self._reads = [ReadEntries(view) for view in views]
         self._ends_at: dict[int, list[Sequence]] = {}
         self._grows_at: list[dict[Sequence, None]] = [{} for _ in range(kv.block_tokens)]
-        self._members: tuple[IntArray, IntArray] | None = None
+        self._members: IntArray | None = None  # spans of the decoding sequences, while they stay the same
+        self._offsets: IntArray = np.empty(0, dtype=np.int64)  # their positions at step 0
         self._newcomers: dict[Sequence, None] = {}  # joined since the last decode step
         self._step_gaps = array("d")  # between the ends of decode steps
         self._last_end_s = 0.0
@@ -179,23 +180,23 @@ class Group:
         batch.sequences = batch.decodes + len(chunks)
         return batch
 
-    def spans(self) -> tuple[IntArray, IntArray, IntArray]:
-        """Return (request, first position, tokens) of what this iteration computes: chunks, then decodes."""
+    def spans(self) -> list[IntArray]:
+        """Return what this iteration computes, as int64[3, S]: request, first position, tokens of each span.
+
+        Chunks come first, then the decodes, as two arrays (either may be missing).
+        """
         parts = []
         if self.chunks:
-            rows = [(s.index, s.prefilled, n) for s, n in self.chunks]
+            rows = [[s.index, s.prefilled, n] for s, n in self.chunks]
             parts.append(np.array(rows, dtype=np.int64).T)
         if self.decodes:
             if self._members is None:
-                index = np.fromiter((s.index for s in self.decoding), np.int64, len(self.decoding))
-                offset = np.fromiter((s.offset() for s in self.decoding), np.int64, len(self.decoding))
-                self._members = index, offset - 1
-            index, offset = self._members
-            parts.append(np.stack((index, offset + self.step, np.ones_like(index))))
-        if not parts:
-            return _NONE, _NONE, _NONE
-        spans = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return spans[0], spans[1], spans[2]
+                self._members = np.ones((3, len(self.decoding)), dtype=np.int64)
+                self._members[0] = [s.index for s in self.decoding]
+                self._offsets = np.array([s.target - s.first_step for s in self.decoding])
+            np.add(self._offsets, self.step, out=self._members[1])
+            parts.append(self._members)
+        return parts
 
     def complete(self, end_s: float) -> int:
         """End the iteration; return the output tokens that it gave."""
@@ -279,6 +280,3 @@ class Group:
         sequence.finished_s = end_s
         self._release(sequence)
         self.on_finish(sequence)
-
-
-_NONE = np.empty(0, dtype=np.int64)

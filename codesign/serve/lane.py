@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -40,13 +41,13 @@ class RoutingFeed:
         """Return int16[T, L, k] for all groups' tokens, group after group; None for a dense model."""
         if self.stream is None:
             return None
-        spans = [group.spans() for group in groups]
-        columns = spans[0] if len(spans) == 1 else [np.concatenate(c) for c in zip(*spans, strict=True)]
-        tokens = int(columns[2].sum())
+        parts = [part for group in groups for part in group.spans()]
+        spans = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        tokens = int(spans[2].sum())
         if self._buffer is None or len(self._buffer) < tokens:
             shape = (max(1024, 2 * tokens), self.stream.n_layers, self.stream.top_k)
             self._buffer = np.empty(shape, np.int16)
-        return self.stream.draw(columns[0], columns[1], columns[2], self._buffer[:tokens])
+        return self.stream.draw(spans[0], spans[1], spans[2], self._buffer[:tokens])
 
 
 @dataclass
@@ -100,8 +101,7 @@ class Lane:
             group.start(*plan) if plan else _EMPTY for group, plan in zip(self.groups, plans, strict=True)
         ]
         shared.costs.fill(batches)
-        group_ptr = np.zeros(len(batches) + 1, dtype=np.int32)
-        group_ptr[1:] = np.cumsum([batch.tokens for batch in batches])
+        group_ptr = np.array([0, *accumulate(batch.tokens for batch in batches)], dtype=np.int32)
         ids = shared.routing.draw(self.groups)
         end_s: float = self.iteration.run(ids, group_ptr, shared.costs.static_parts, now)
         self.note(now, end_s, batches)
