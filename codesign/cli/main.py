@@ -106,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _invoke(arguments: Sequence[str] | None) -> int:
+    stdout = sys.stdout
     try:
         code = codesign.main(arguments, prog_name="codesign", standalone_mode=False)
     except click.Abort:
@@ -114,7 +115,7 @@ def _invoke(arguments: Sequence[str] | None) -> int:
         error.show()
         return error.exit_code
     except SystemExit as end:
-        if isinstance(end.__context__, OSError):  # click ends so when the reader of its output has gone
+        if sys.stdout is not stdout:  # click wraps it, and exits, when the reader has gone
             raise BrokenPipeError from end
         raise
     return code if isinstance(code, int) else 0
