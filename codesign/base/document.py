@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -272,36 +273,51 @@ def _explain(model: Any, document: Document, fault: Any, others: int) -> ConfigE
 
 
 def _fields_at(model: Any, path: KeyPath) -> list[str]:
-    """Names that are allowed at `path` of a model, following nested models."""
-    current = model
+    """Names that are allowed at `path` of a model, through nested models, mappings and lists."""
+    here = [model]
     for step in path:
-        current = _step(current, step)
-        if current is None:
-            return []
-    fields = getattr(current, "model_fields", None) or getattr(
-        current, "__dataclass_fields__", {}
-    )
-    return [getattr(f, "alias", None) or name for name, f in fields.items()]
+        here = [below for option in here for below in _below(option, step)]
+    found = (_fields(option) for annotation in here for option in _options(annotation))
+    fields = next((names for names in found if names), {})
+    return [getattr(field_, "alias", None) or name for name, field_ in fields.items()]
 
 
-def _step(model: Any, step: str | int) -> Any:
-    fields = getattr(model, "model_fields", {})
-    annotation = fields[step].annotation if step in fields else None
-    if annotation is None:
-        annotation = next(
-            (f.annotation for f in fields.values() if f.alias == step), model if not fields else None
-        )
-    return _first_model(annotation)
+def _fields(annotation: Any) -> dict[str, Any]:
+    fields = getattr(annotation, "model_fields", None) or getattr(annotation, "__dataclass_fields__", {})
+    return dict(fields)
 
 
-def _first_model(annotation: Any) -> Any:
-    if hasattr(annotation, "model_fields"):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _first_model(argument)
-        if found is not None:
-            return found
-    return None
+def _options(annotation: Any) -> list[Any]:
+    """Return what may stand where an annotation stands: members of unions, without metadata."""
+    if get_origin(annotation) is Annotated:
+        return _options(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [option for member in get_args(annotation) for option in _options(member)]
+    return [annotation]
+
+
+def _below(annotation: Any, step: str | int) -> list[Any]:
+    """Return the annotations of what stands at one step below."""
+    found = []
+    for option in _options(annotation):
+        arguments = get_args(option)
+        if get_origin(option) in (dict, Mapping):
+            found.append(arguments[-1])
+        elif arguments and isinstance(step, int):
+            found.append(arguments[0])
+        else:
+            found += [_annotation(option, name, known) for name, known in _fields(option).items()
+                      if step in (name, getattr(known, "alias", None))]  # fmt: skip
+    return found
+
+
+def _annotation(model: Any, name: str, known: Any) -> Any:
+    if hasattr(known, "annotation"):
+        return known.annotation
+    try:
+        return get_type_hints(model, include_extras=True).get(name)
+    except NameError:  # a name that only a type checker imports
+        return None
 
 
 def finite(value: float, rule: str = "must be finite") -> float:
