@@ -16,9 +16,7 @@ import click
 @click.option("--tasks", type=click.IntRange(min=0), default=0, metavar="N",
               help="Record the tasks of the first N iterations (for `codesign timeline`).")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
-def run(
-    experiment: Path, overrides: tuple[str, ...], output: Path | None, tasks: int, as_json: bool
-) -> None:
+def run(experiment: Path, overrides: tuple[str, ...], output: Path | None, tasks: int, as_json: bool) -> None:
     """Simulate EXPERIMENT (a YAML file) and print how fast, how much energy, how much money, and why."""
     from codesign.api import simulate
     from codesign.experiment.override import parse_override
