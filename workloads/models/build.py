@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
 
 from codesign.base.document import Document
 from workloads.models import families
@@ -13,7 +12,7 @@ from workloads.models.experts import feed_forwards
 from workloads.models.fields import MOST_LAYERS, Fields
 from workloads.models.mixers import Setting, mixers
 from workloads.models.precision import precisions
-from workloads.models.spec import Counting, Layer, Model
+from workloads.models.spec import COUNTINGS, Counting, Layer, Model
 
 _DECODER_LAYERS = ("num_decoder_layers", "decoder_layers", *n.LAYERS)
 _ENCODER_LAYERS = ("encoder_layers", "num_encoder_layers", "num_layers", "num_hidden_layers")
@@ -88,10 +87,10 @@ def _encoder(setting: Setting) -> tuple[Layer, ...]:
 
 def _counting(fields: Fields, family: str) -> Counting:
     word = fields.text("counting", default=families.counting(family))
-    for known in get_args(Counting):
+    for known in COUNTINGS:
         if word == known:
-            return known  # type: ignore[no-any-return]
-    raise fields.error("counting", f"must be one of {', '.join(get_args(Counting))}")
+            return known
+    raise fields.error("counting", f"must be one of {', '.join(COUNTINGS)}")
 
 
 def _embedding_dim(fields: Fields, hidden: int) -> int | None:

@@ -63,7 +63,9 @@ def _refuse_unknown_experts(fields: Fields) -> None:
 def expert_layers(setting: Setting) -> list[bool]:
     """Return which layers have experts, by the fields that tell (all of them if none does)."""
     fields, count = setting.fields, setting.count
-    if not has_experts(fields, setting.family) or not fields.flag("enable_moe_block", "use_moe", default=True):
+    if not has_experts(fields, setting.family) or not fields.flag(
+        "enable_moe_block", "use_moe", default=True
+    ):
         return [False] * count
     listed = _listed(fields, count)
     if listed is not None:

@@ -133,7 +133,9 @@ def _biases(setting: Setting) -> dict[str, Any]:
 
 def _gate(setting: Setting, heads: int, value: int) -> int:
     fields = setting.fields
-    if fields.flag("attn_output_gate", "attention_output_gate", default=setting.family.startswith("qwen3_next")):
+    if fields.flag(
+        "attn_output_gate", "attention_output_gate", default=setting.family.startswith("qwen3_next")
+    ):
         return heads * value
     if fields.flag("use_head_wise_attn_gate"):
         return heads
@@ -141,7 +143,9 @@ def _gate(setting: Setting, heads: int, value: int) -> int:
 
 
 def _qk_norm(fields: Fields, family: str) -> bool:
-    return fields.flag("use_qk_norm", "qk_layernorm", default=family.startswith(("qwen3", "gemma3", "gemma4")))
+    return fields.flag(
+        "use_qk_norm", "qk_layernorm", default=family.startswith(("qwen3", "gemma3", "gemma4"))
+    )
 
 
 def _other(setting: Setting, heads: int) -> int:

@@ -85,4 +85,6 @@ def _plain(value: Any, document: Document, path: KeyPath) -> Any:
         return float(value) if math.isfinite(value) else str(value)
     if value is None or isinstance(value, bool | int | str):
         return value
-    raise document.error(path, f"a field holds numbers, text, lists or mappings, not a {type(value).__name__}")
+    raise document.error(
+        path, f"a field holds numbers, text, lists or mappings, not a {type(value).__name__}"
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from workloads.models.fields import Fields
 
 PRECISIONS = (
-    "fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6", "fp4", "int4", "mxfp4", "nvfp4", "int3", "int2",
+    "fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6", "fp4", "int4", "mxfp4", "nvfp4", "int3",
+    "int2",
 )  # fmt: skip
 _TYPES = {
     "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16", "fp16": "fp16", "float32": "fp32",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from workloads.models.attention import Attention, AttentionKind, Projection
 from workloads.models.feedforward import FeedForward, MoE, Router, Scoring
@@ -15,6 +15,7 @@ __all__ = [
 ]  # fmt: skip
 
 Counting = Literal["all", "no_input_embedding", "no_embeddings"]
+COUNTINGS: tuple[Counting, ...] = get_args(Counting)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,10 @@ class LayerGroup:
 
     layer: Layer
     indices: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the indices and the layer as plain data."""
+        return {"indices": list(self.indices), **asdict(self.layer)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,9 +202,9 @@ class Model:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data that JSON can write."""
-        plain = asdict(self)
-        plain["layers"] = [_plain(group) for group in self.groups()]
-        plain["encoder_layers"] = [_plain(group) for group in self.groups(encoder=True)]
+        plain = asdict(replace(self, layers=(), encoder_layers=()))
+        plain["layers"] = [group.to_dict() for group in self.groups()]
+        plain["encoder_layers"] = [group.to_dict() for group in self.groups(encoder=True)]
         plain["notes"] = list(self.notes)
         return plain
 
@@ -209,7 +214,3 @@ class Model:
 
 def _compression(layer: Layer) -> int:
     return layer.attention.compression if layer.attention else 1
-
-
-def _plain(group: LayerGroup) -> dict[str, Any]:
-    return {"indices": list(group.indices), **asdict(group.layer)}
