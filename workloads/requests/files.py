@@ -73,6 +73,16 @@ class Rows:
         self.check(column, cells, (values < 0) | (values > MAX_TOKENS), _TOKEN_RULE)
         return values
 
+    def identifiers(self, row: int, column: str, cell: str) -> list[int]:
+        """Read whole numbers from 0 with blanks between."""
+        try:
+            found = [int(word) for word in cell.split()]
+        except ValueError:
+            found = [-1]
+        if not all(0 <= number < 2**63 for number in found):
+            self.fail(row, column, cell, "must be whole numbers from 0, with blanks between")
+        return found
+
     def _token(self, row: int, column: str, cell: Any) -> int:
         value = self._number(row, column, cell, _TOKEN_RULE)
         if value != int(value) or not 0 <= value <= MAX_TOKENS:

@@ -5,13 +5,14 @@ Nothing is assumed about the shape of a distribution: no recorded stream here fi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from codesign.base.errors import ConfigError
-from workloads.requests.lengths import normal_quantile
+from workloads.requests.lengths import normal_quantile, whole_tokens
 from workloads.requests.spec import FloatArray, IntArray, Requests
 
 BODY = 200  # quantiles evenly spaced ...
@@ -140,3 +141,27 @@ def write_dataset(fitted: dict[str, Any], path: str | Path) -> None:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def fit_errors(requests: Requests, path: str | Path) -> dict[str, float]:
+    """Return how far a fitted file is from its stream: distances of the distributions, CV of the gaps."""
+    from workloads.requests.arrivals import RecordedGaps
+    from workloads.requests.datasets.load import read_dataset
+
+    table = read_dataset(path)
+    errors = {
+        "prompt_ks": _distance(requests.prompt_tokens, table.prompt.quantile),
+        "output_ks": _distance(requests.output_tokens, table.output.quantile),
+    }
+    if isinstance(table.arrivals, RecordedGaps):
+        gaps = np.diff(requests.arrival_s)
+        errors |= {"gap_cv": float(gaps.std() / gaps.mean()), "gap_cv_fitted": table.arrivals.moments()[1]}
+    return errors
+
+
+def _distance(values: IntArray, quantile: Callable[[FloatArray], FloatArray]) -> float:
+    """Return the Kolmogorov-Smirnov distance between a sample and a quantile function, rounded to tokens."""
+    made = np.sort(whole_tokens(quantile((np.arange(20_000) + 0.5) / 20_000)))
+    real, points = np.sort(values), np.unique(values)
+    below = [np.searchsorted(x, points, "right") / len(x) for x in (made, real)]
+    return float(np.abs(below[0] - below[1]).max())

@@ -25,6 +25,7 @@ _COLUMNS = {
     "csv": ("arrival_s", "prompt_tokens", "output_tokens"),
 }
 _OPTIONAL = {"azure": (), "burstgpt": ("session id",), "csv": ("tenant", "domain", "conversation")}
+_BLOCK_COLUMNS = ("prefix_ids", "block_tokens")
 
 
 @dataclass
@@ -161,7 +162,24 @@ def _csv_raw(rows: Rows, columns: Mapping[str, Sequence[str]], format: str, time
     for name in _OPTIONAL[format]:
         if name in columns:
             raw.labels["conversation" if name == "session id" else name] = _labels(columns[name])
+    if format == "csv" and any(name in columns for name in _BLOCK_COLUMNS):
+        _block_columns(raw, rows, columns)
     return raw
+
+
+def _block_columns(raw: RawTrace, rows: Rows, columns: Mapping[str, Sequence[str]]) -> None:
+    """Read ``prefix_ids`` (numbers with blanks between) and ``block_tokens`` (the same in every row)."""
+    if not all(name in columns for name in _BLOCK_COLUMNS):
+        raise ConfigError(f"{rows.path}: columns {' and '.join(_BLOCK_COLUMNS)} belong together")
+    sizes = rows.tokens("block_tokens", columns["block_tokens"])
+    rows.check("block_tokens", columns["block_tokens"], (sizes < 1) | (sizes != sizes[0]), "must be one size")
+    raw.block_tokens, cells = int(sizes[0]), columns["prefix_ids"]
+    lists = [rows.identifiers(i, "prefix_ids", cell) for i, cell in enumerate(cells)]
+    counts = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
+    too_many = counts > -(-raw.prompt_tokens // raw.block_tokens)
+    rows.check("prefix_ids", cells, too_many & (raw.prompt_tokens > 0), "are more blocks than the prompt has")
+    raw.prefix_ptr = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    raw.prefix_ids = np.concatenate([np.array(ids, dtype=np.int64) for ids in lists])
 
 
 def _times(rows: Rows, column: str, cells: Sequence[str], format: str) -> FloatArray | None:
