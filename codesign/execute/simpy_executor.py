@@ -17,13 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from heapq import heappop, heappush
-from typing import Any
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from ext.graph.reference import FIRST_COME, FROM_EARLIER, FROM_START, SHARED
+from ext.graph.reference import FIRST_COME, FROM_EARLIER, FROM_START, IN_ORDER, SHARED
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -56,16 +55,14 @@ class Model:
         self.on_task = on_task
         self.resource: list[int] = resource.tolist()
         self.duration_s: list[float] = row_s[row].tolist()
-        self.preds: list[list[int]] = [
-            pred[pred_ptr[i] : pred_ptr[i + 1]].tolist() for i in range(len(row))
-        ]
+        self.preds: list[list[int]] = [pred[pred_ptr[i] : pred_ptr[i + 1]].tolist() for i in range(len(row))]
         self.missing = [len(preds) for preds in self.preds]
         self.followers: list[list[int]] = [[] for _ in row]
         for task, preds in enumerate(self.preds):
             for p in preds:
                 self.followers[p].append(task)
         self.begin_s = [start_s] * len(row)
-        self.stations = [STATIONS.get(int(kind), InOrder)(self, held) for held, kind in enumerate(discipline)]
+        self.stations = [STATIONS[int(kind)](self, held) for held, kind in enumerate(discipline)]
 
     def run(self) -> float:
         """Release the tasks that wait for nothing, and let time pass until nothing more happens."""
@@ -89,9 +86,7 @@ class Model:
     def begin(self, task: int) -> simpy.Event:
         """Begin a task that has its resource for itself; return its finish."""
         self.blame(task)
-        return self.clock.trigger(
-            self.clock.event(), self.clock.now + self.duration_s[task], FINISH, task
-        )
+        return self.clock.trigger(self.clock.event(), self.clock.now + self.duration_s[task], FINISH, task)
 
     def blame(self, task: int) -> None:
         """Note when a task begins, and what it waited for last."""
@@ -265,12 +260,10 @@ class Shared(Station):
         if not self.sharers:
             return clock.event()
         left_s = max(0.0, self.sharers[0][0] - self.served_s)
-        return clock.trigger(
-            clock.event(), clock.now + left_s * len(self.sharers), SHARED_FINISH, self.index
-        )
+        return clock.trigger(clock.event(), clock.now + left_s * len(self.sharers), SHARED_FINISH, self.index)
 
 
-STATIONS: dict[int, Any] = {FIRST_COME: FirstCome, SHARED: Shared}
+STATIONS: dict[int, type[Station]] = {IN_ORDER: InOrder, FIRST_COME: FirstCome, SHARED: Shared}
 
 
 def simpy_events(

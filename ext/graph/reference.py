@@ -1,7 +1,7 @@
 """The plain twins of the graph kernels: what `_graph.pyx` does, to be checked by eye.
 
 Resource disciplines: 0 in-order (program order), 1 first-come (by time ready, ties by task index),
-2 shared (the rate is divided max-min fair among the tasks on it).
+2 shared (the rate is divided evenly, which is max-min fair, among the tasks on it).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ I32 = NDArray[np.int32]
 def sweep(
     row: I32, resource: I32, pred_ptr: I32, pred: I32, row_s: F64, start_s: float,
     free_s: F64, busy_s: F64, finish_s: F64, cause: I32,
-) -> float:
+) -> float:  # fmt: skip
     """Run a graph whose resources are all in-order: one pass, longest path.
 
     Parameters
@@ -94,7 +94,7 @@ class _Run:
     def __init__(
         self, row: I32, resource: I32, discipline: I32, pred_ptr: I32, pred: I32, row_s: F64,
         start_s: float, free_s: F64, busy_s: F64, finish_s: F64, cause: I32,
-    ) -> None:
+    ) -> None:  # fmt: skip
         n, n_resources = len(row), len(free_s)
         self.row, self.resource, self.discipline = row, resource, discipline
         self.pred_ptr, self.pred, self.row_s = pred_ptr, pred, row_s
@@ -112,8 +112,9 @@ class _Run:
         self.waiting: list[list[tuple[float, int]]] = [[] for _ in range(n_resources)]
         self.held_by = [-1] * n_resources
         self.last = [FROM_EARLIER] * n_resources
-        self.sharers: list[list[int]] = [[] for _ in range(n_resources)]
-        self.left_s = np.zeros(n)  # work left of a task on a shared resource, alone on it
+        # a shared resource: each task on it was served `served_s` since it was last empty, the rest follows
+        self.sharers: list[list[tuple[float, int]]] = [[] for _ in range(n_resources)]  # (done at, task)
+        self.served_s = [0.0] * n_resources
         self.since_s = [start_s] * n_resources
         self.epoch = [0] * n_resources
         self.awake = [False] * n_resources
@@ -138,7 +139,7 @@ class _Run:
     def make_ready(self, task: int, now: float) -> None:
         held = int(self.resource[task])
         if held < 0:
-            self.begin(task, now, False)
+            self.begin(task, now)
             return
         if self.discipline[held] != IN_ORDER:
             heappush(self.waiting[held], (now, task))
@@ -161,7 +162,7 @@ class _Run:
             task = self.next_task(held)
             if task >= 0:
                 self.held_by[held] = task
-                self.begin(task, now, True)
+                self.begin(task, now)
 
     def next_task(self, held: int) -> int:
         if self.discipline[held] == FIRST_COME:
@@ -172,20 +173,24 @@ class _Run:
         self.next_in_program[held] += 1
         return program[at]
 
-    def begin(self, task: int, now: float, holds: bool) -> None:
-        self.blame(task, holds)
+    def begin(self, task: int, now: float) -> None:
+        self.blame(task)
         heappush(self.heap, (now + float(self.row_s[self.row[task]]), _FINISH, task, 0))
 
-    def blame(self, task: int, holds: bool) -> None:
+    def blame(self, task: int) -> None:
         """Note what a task waited for last, by the rule of `sweep`."""
         latest, why = self.start_s, FROM_START
         held = int(self.resource[task])
-        if holds and self.free_s[held] > latest:
+        if held >= 0 and self.free_s[held] > latest and self.queues(held):
             latest, why = float(self.free_s[held]), self.last[held]
         for p in self.pred[self.pred_ptr[task] : self.pred_ptr[task + 1]]:
             if self.finish_s[p] > latest:
                 latest, why = float(self.finish_s[p]), int(p)
         self.cause[task] = why
+
+    def queues(self, held: int) -> bool:
+        """Tell whether a task may have waited for the resource: a shared one only for earlier graphs."""
+        return self.discipline[held] != SHARED or self.last[held] == FROM_EARLIER
 
     def finish(self, task: int, now: float) -> None:
         held = int(self.resource[task])
@@ -204,13 +209,13 @@ class _Run:
                 self.make_ready(i, now)
 
     def settle(self, held: int, now: float) -> None:
-        """Account what the sharers did since the last change."""
-        sharers = self.sharers[held]
-        if sharers:
-            done_s = (now - self.since_s[held]) / len(sharers)
-            for task in sharers:
-                self.left_s[task] -= done_s
-            self.busy_s[held] += now - self.since_s[held]
+        """Account what a shared resource did since the last change."""
+        passed_s = now - self.since_s[held]
+        if self.sharers[held]:
+            self.served_s[held] += passed_s / len(self.sharers[held])
+            self.busy_s[held] += passed_s
+        else:
+            self.served_s[held] = 0.0
         self.since_s[held] = now
 
     def plan(self, held: int, now: float) -> None:
@@ -218,23 +223,22 @@ class _Run:
         self.epoch[held] += 1
         sharers = self.sharers[held]
         if sharers:
-            least_s = max(0.0, min(float(self.left_s[task]) for task in sharers))
-            heappush(self.heap, (now + least_s * len(sharers), _SHARED, held, self.epoch[held]))
+            left_s = max(0.0, sharers[0][0] - self.served_s[held])
+            heappush(self.heap, (now + left_s * len(sharers), _SHARED, held, self.epoch[held]))
 
     def take_shared(self, held: int, now: float) -> None:
         self.settle(held, now)
         while self.waiting[held]:
             task = heappop(self.waiting[held])[1]
-            self.blame(task, False)
-            self.left_s[task] = self.row_s[self.row[task]]
-            self.sharers[held].append(task)
+            self.blame(task)
+            done_at_s = self.served_s[held] + float(self.row_s[self.row[task]])
+            heappush(self.sharers[held], (done_at_s, task))
         self.plan(held, now)
 
     def finish_shared(self, held: int, now: float) -> None:
-        """The sharer with least left is done (the smallest index among equals)."""
+        """End the sharer with least left (the smallest index among equals)."""
         self.settle(held, now)
-        task = min(self.sharers[held], key=lambda i: (self.left_s[i], i))
-        self.sharers[held].remove(task)
+        self.served_s[held], task = heappop(self.sharers[held])  # exact: equals finish at one time
         self.plan(held, now)
         self.free_s[held], self.last[held] = now, task
         self.complete(task, now)
@@ -246,7 +250,7 @@ _FINISH, _SHARED, _TAKE = 0, 1, 2
 def events(
     row: I32, resource: I32, discipline: I32, pred_ptr: I32, pred: I32, row_s: F64, start_s: float,
     free_s: F64, busy_s: F64, finish_s: F64, cause: I32,
-) -> float:
+) -> float:  # fmt: skip
     """Run a graph over resources of any discipline: an event loop.
 
     Parameters
@@ -261,7 +265,7 @@ def events(
     Notes
     -----
     Law: on in-order resources alone it equals `sweep` to the last bit.  A shared resource with n tasks
-    on it serves each at 1/n of its speed (max-min fair).  Cost O((n + m) log n).
+    on it serves each at 1/n of its speed; it is busy while it has one.  Cost O((n + m) log n).
     """
     return _Run(
         row, resource, discipline, pred_ptr, pred, row_s, start_s, free_s, busy_s, finish_s, cause
