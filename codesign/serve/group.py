@@ -187,8 +187,8 @@ class Group:
         """
         parts = []
         if self.chunks:
-            rows = [[s.index, s.prefilled, n] for s, n in self.chunks]
-            parts.append(np.array(rows, dtype=np.int64).T)
+            columns = zip(*((s.index, s.prefilled, n) for s, n in self.chunks), strict=True)
+            parts.append(np.array(list(columns), dtype=np.int64))
         if self.decodes:
             if self._members is None:
                 self._members = np.ones((3, len(self.decoding)), dtype=np.int64)

@@ -471,7 +471,7 @@ cdef class Iteration:
             elif row < self.barrier_row:
                 at = row - self.combine_row
                 self.attribute_exchange(1, at // self.n_ranks, at % self.n_ranks)
-        if self.path_length:
+        if self.path_length and self.v_cause[task] == -2:
             self.v_tally[8] += self.v_finish[task] - self.v_row[self.row[task]] - start_s
 
     cdef void attribute_experts(self, int m, int g) noexcept:

@@ -200,8 +200,8 @@ class Iteration:
                 way = int(row >= lay.combine_row)
                 at = int(row) - (lay.combine_row if way else lay.dispatch_row)
                 self.attribute_exchange(way, *divmod(at, lay.n_ranks))
-        if self.path_length:
-            root = self.path[self.path_length - 1]
+        root = self.path[self.path_length - 1] if self.path_length else 0
+        if self.path_length and self.cause[root] == graph.FROM_EARLIER:
             self.tally[8] += self.finish_s[root] - self.row_s[lay.row[root]] - start_s
 
     def attribute_experts(self, m: int, g: int) -> None:
