@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from codesign.base.document import show
 from codesign.base.errors import ConfigError
 from workloads.requests.spec import MAX_TIME_S, MAX_TOKENS, FloatArray, IntArray
 
+_DATE = re.compile(r"(?:19|20)\d\d-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d(?:\.\d{1,12})?)?", re.ASCII)
+_DATE_RULE = "must be a date and time (UTC), as 2023-11-16 18:17:03.97"
 _TOKEN_RULE = f"must be a whole number, 0 ... {MAX_TOKENS}"
 
 
@@ -118,11 +121,13 @@ class Rows:
     def dates(self, column: str, cells: Sequence[str]) -> FloatArray:
         """Read calendar times (``2023-11-16 18:17:03.9799600``, UTC) as seconds since the earliest."""
         trimmed = [_without_zone(cell.strip()) for cell in cells]
+        shaped = list(map(_DATE.fullmatch, trimmed))
+        if not all(shaped):
+            self.fail(shaped.index(None), column, cells[shaped.index(None)], _DATE_RULE)
         try:
             stamps = np.array(trimmed, dtype="datetime64[ns]")
         except (ValueError, OverflowError):
             self._broken_date(column, cells, trimmed)
-        self.check(column, cells, np.isnat(stamps), "must be a date and time")
         elapsed = (stamps - stamps.min()).astype(np.int64) / 1e9
         self.check(column, cells, ~((elapsed >= 0) & (elapsed <= MAX_TIME_S)), "is out of range")
         return np.asarray(elapsed, dtype=np.float64)
@@ -132,7 +137,7 @@ class Rows:
             try:
                 np.datetime64(text, "ns")
             except (ValueError, OverflowError):
-                self.fail(i, column, cells[i], "must be a date and time, as 2023-11-16 18:17:03.97")
+                self.fail(i, column, cells[i], _DATE_RULE)
         raise ConfigError(f"{self.path}: {column}: holds dates that cannot be read")
 
 
