@@ -77,9 +77,7 @@ def load_system(source: Source, overrides: Mapping[str, object] | None = None) -
     return system
 
 
-def resolve(
-    source: Source, kind: Kind = "system", overrides: Mapping[str, object] | None = None
-) -> Document:
+def resolve(source: Source, kind: Kind = "system", overrides: Mapping[str, object] | None = None) -> Document:
     """Expand every ``from`` and every named device; values keep the file and line they stand in.
 
     Law: ``resolve(resolve(x)) == resolve(x)``.  Raises ConfigError on unknown names and cycles.

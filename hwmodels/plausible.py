@@ -24,7 +24,8 @@ STANDARDS: dict[str, tuple[int, float, float]] = {
     "ddr4": (64, 1.6e9, 3.4e9),  # JESD79-4
     "ddr5": (32, 3.2e9, 9.0e9),  # JESD79-5, sub-channels
     "lpddr4": (16, 1.6e9, 4.4e9),  # JESD209-4
-    "lpddr5": (16, 3.2e9, 10.7e9),  # JESD209-5, 5X included
+    "lpddr5": (16, 3.2e9, 6.6e9),  # JESD209-5
+    "lpddr5x": (16, 6.4e9, 10.7e9),  # JESD209-5C
 }
 # names, references and choices of a configuration: no source is due
 _WORDS = {"name", "sources", "architecture", "kind", "main_memory", "l2", "standard", "topology", "tier",

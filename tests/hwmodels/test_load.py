@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hwmodels
 import pytest
+
+import hwmodels
 from codesign.base.errors import ConfigError
 from hwmodels.load import kind_of, load, load_described, load_device, load_system, names, resolve
 from hwmodels.spec import Device, System
@@ -92,7 +93,11 @@ def test_kind_is_read_from_keys_or_from_what_a_file_is_built_from(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("from: h100\nmemory:\n  hbm: {bandwidth: 4 TBs}\n", 3, ["memory.hbm.bandwidth", '"4 TBs"', "'TB/s'"]),
+        (
+            "from: h100\nmemory:\n  hbm: {bandwidth: 4 TBs}\n",
+            3,
+            ["hbm.bandwidth", '"4 TBs"', "'TB/s'"],
+        ),
         ("from: h100\nmemory:\n  hbm: {bandwith: 4 TB/s}\n", 3, ["bandwith", "did you mean 'bandwidth'"]),
         ("from: h100\nmemory:\n  hbm: {bandwidth: 4}\n", 3, ["has no unit"]),
         ("from: h100\nmemory:\n  hbm: {bandwidth: 4 GB}\n", 3, ["another kind"]),
@@ -133,7 +138,9 @@ def test_a_fault_of_the_base_is_placed_in_the_base(tmp_path: Path) -> None:
     assert base in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["", "  ", "no/such.yaml", "a" * 5000 + ".yaml", "dgx-h100-x0", "h100-x2", "\0.yaml"])
+@pytest.mark.parametrize(
+    "name", ["", " ", "no/such.yaml", "a" * 5000 + ".yaml", "dgx-h100-x0", "h100-x2", "\0"]
+)
 def test_names_that_are_nothing_are_refused(name: str) -> None:
     with pytest.raises(ConfigError):
         load(name)
