@@ -166,7 +166,8 @@ class _Converter:
             return self.loader.construct_object(node, deep=True)
         except (yaml.YAMLError, ValueError) as error:
             line = node.start_mark.line + 1
-            raise ConfigError(f"{self.origin}:{line}: {dotted(path)}: {error}") from None
+            reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise ConfigError(f"{self.origin}:{line}: {dotted(path)}: {reason}") from None
 
 
 def parse_yaml(text: str, origin: str) -> Document:

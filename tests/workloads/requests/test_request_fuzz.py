@@ -67,7 +67,7 @@ def outcome(build):
     try:
         found = build()
     except ConfigError as error:
-        return "refused" if len(str(error).splitlines()) == 1 else "more than one line"
+        return "refused" if len(str(error).splitlines()) == 1 else repr(str(error))
     assert isinstance(found, Requests)
     assert np.isfinite(found.arrival_s).all()
     assert (found.prompt_tokens > 0).all()
