@@ -60,15 +60,15 @@ def _resolved(
     """Return the experiment as plain data with every name expanded; defaults are written out."""
     written = spec.model_dump(mode="json", exclude={"model", "system"}, exclude_unset=True)
     written["seed"], written["fidelity"] = spec.seed, spec.fidelity
-    for key in written.keys() & document.data.keys():
-        written[key] = document.data[key]  # quantities keep their units
+    written |= {key: document.data[key] for key in document.data}  # quantities keep their units
     requests = written["workload"].get("requests")
     if isinstance(requests, dict) and isinstance(requests.get("trace"), str):
         beside = base_dir / requests["trace"]
         if beside.exists():
             place = {**requests, "trace": str(beside.resolve())}
             written["workload"] = {**written["workload"], "requests": place}
-    return {**written, "model": model.data, "system": system.data}
+    written |= {"model": model.data, "system": system.data}
+    return {key: written[key] for key in ExperimentSpec.model_fields if key in written}
 
 
 def _check_parts(experiment: Experiment) -> None:
