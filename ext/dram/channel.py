@@ -112,12 +112,13 @@ class Controller:
     refresh: int = Refresh.ALL_BANK
     closed_rows: bool = False  # close a row after its last queued access
     keep_hits: bool = False  # an older request of another row waits for the queued hits of a bank
-    accept: int = 1  # requests taken per tick
+    accept: int = 2  # requests taken per tick
+    drain: bool = False  # go on until the last write is in its bank, not only accepted
 
 
 @dataclass
 class Counters:
-    """What one run counted.  Law: hits + misses + conflicts == requests served by the banks."""
+    """What one run counted.  Law: hits + misses + conflicts >= served."""
 
     end: int = 0  # ticks to the last read's data, or the last accepted write
     reads: int = 0
@@ -130,7 +131,8 @@ class Counters:
     activations: int = 0
     precharges: int = 0
     refreshes: int = 0  # refresh commands, all-bank or per-bank
-    latency: int = 0  # summed over reads, from acceptance to data, ticks
+    served: int = 0  # bursts sent
+    latency: int = 0  # summed over reads: from the first tick at which it could start to its data
     waiting: int = 0  # summed over reads, from arrival to acceptance, ticks
     commands: list[tuple[int, int, int]] = field(default_factory=list)  # (tick, command, bank) if recorded
 

@@ -67,7 +67,6 @@ class Machine:
                 self.count.coalesced += 1
             else:
                 self.count.forwarded += 1
-                self.count.latency += 1
                 self.count.end = max(self.count.end, self.now + 1)
         else:
             if len(queue) >= self.controller.queue:
@@ -82,8 +81,11 @@ class Machine:
         return True
 
     def busy(self) -> bool:
-        """Tell whether any request waits to be served."""
-        return bool(self.reads or self.writes or self.owners or self.opening or self.after_sync)
+        """Tell whether a read has not got its data yet, or (`drain`) a write is still queued."""
+        owned = [*self.owners, *(entry for _, entry in self.opening)]
+        reads = bool(self.reads) or any(entry.final == Command.RD for entry in owned)
+        writes = self.controller.drain and bool(self.writes or owned)
+        return reads or writes or self.count.end > self.now
 
     # -- one tick -------------------------------------------------------------------------------------
     def tick(self) -> None:
@@ -216,9 +218,10 @@ class Machine:
         self.device.issue(command, entry.bank, entry.row, self.now)
         if command in COLUMN:
             pick.queue.remove(entry)
+            self.count.served += 1
             if entry.final == Command.RD:
                 end = self.now + self.channel.read_latency
-                self.count.latency += end - entry.accepted
+                self.count.latency += end - entry.accepted - 1
                 self.count.end = max(self.count.end, end)
         elif command == entry.final:
             pick.queue.remove(entry)
