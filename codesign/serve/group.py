@@ -154,6 +154,7 @@ class Group:
         victim = self.prefilling.pop() if self.prefilling else next(reversed(self.decoding))
         if victim in self.decoding:
             victim.generated += victim.decode_steps(self.step)
+            self.outstanding_tokens -= 1  # the second prefill gives a token that a decode would have given
             victim.gap_start_s = self._last_end_s if victim not in self._newcomers else victim.gap_start_s
             self._ends_at[victim.last_step].remove(victim)
             self._leave(victim)
