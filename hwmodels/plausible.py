@@ -35,7 +35,7 @@ _RIDGE_RANGE = (1.0, 3000.0)  # FLOP per byte of main memory
 _FLOP_PER_CLOCK_RANGE = (2.0, 65536.0)  # of one unit: a scalar FMA ... a 128 x 128 array at twice the rate
 _MOST_TIER_RATIO = {"sram": 300.0}  # bandwidth against the main memory; other kinds: 10
 _MOST_SRAM_BYTES = 2e9
-_MOST_POWER_RATIO = 1.5
+_MOST_POWER_RATIO = 2.0  # compute and memory are never at their peaks together: devices throttle
 _CLOCK_RANGE_HZ = (5e7, 8e9)
 _AREA_RANGE_M2 = (1e-6, 0.05)
 

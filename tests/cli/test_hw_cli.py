@@ -56,7 +56,7 @@ def test_check_of_a_library_file_finds_nothing(capsys: pytest.CaptureFixture[str
 
 def test_check_warns_of_what_is_doubtful(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("from: h100\nname: mine\nmemory:\n  hbm: {bandwidth: 9 TB/s}\n")
+    path.write_text("from: h100\nname: mine\nmemory:\n  hbm: {bandwidth: 5.5 TB/s}\n")
     found = run_json(capsys, "check", str(path))
     assert (found["name"], found["kind"], found["valid"]) == ("mine", "device", True)
     assert [line.split(":")[0] for line in found["warnings"]] == ["memory.hbm.bandwidth"] * 2

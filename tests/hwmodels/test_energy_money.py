@@ -33,8 +33,8 @@ PIM = {"level": "logic_die", "bandwidth": "13.4 TB/s", "peak_flop_rate": "107 TF
 
 
 def test_the_units_of_the_file_are_the_joules_of_the_count() -> None:
-    assert flop_energy_j(H100, "bf16", 1e12) == pytest.approx(0.5)  # 0.5 pJ/FLOP
-    assert tier_energy_j(H100, "hbm", 1e12) == pytest.approx(8 * 4.9)  # 4.9 pJ/bit
+    assert flop_energy_j(H100, "bf16", 1e12) == pytest.approx(0.6)  # 0.6 pJ/FLOP
+    assert tier_energy_j(H100, "hbm", 1e12) == pytest.approx(8 * 11.0)  # 11 pJ/bit
     assert DGX.intra_node is not None
     assert link_energy_j(DGX.intra_node, 1e12) == pytest.approx(8 * 6.0)
     assert tier_energy_j(DGX, "ddr", 1e12) == pytest.approx(8 * 20.0)
@@ -53,7 +53,7 @@ def test_energy_is_linear_in_the_count(a: float, b: float) -> None:
 
 def test_counts_may_be_arrays() -> None:
     flop = np.array([0.0, 1e12, 2e12])
-    assert flop_energy_j(H100, "bf16", flop) == pytest.approx([0.0, 0.5, 1.0])
+    assert flop_energy_j(H100, "bf16", flop) == pytest.approx([0.0, 0.6, 1.2])
 
 
 @pytest.mark.parametrize(

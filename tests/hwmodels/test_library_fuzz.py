@@ -30,7 +30,8 @@ VALUES = st.one_of(
     st.sampled_from([
         "3 TB/s", "-1 W", "0 s", "1e400 TB/s", "1e-300 W", "1e21 FLOP/s", "5 pJ/bit", "1 USD/h",
         "inf W", "nan s", "4 TBs", "12 GiB", "3e8 mm**2", "h100", "dgx-h100", "hbm", "l2", "device",
-        "./nowhere.yaml", "1 2 3", "{}", "1 W**99", "0x10", "1_000 W", "٣ W", "1 W\n", "sram", "switch", "hbm3",
+        "./nowhere.yaml", "1 2 3", "{}", "1 W**99", "0x10", "1_000 W", "٣ W",
+        "1 W\n", "sram", "switch", "hbm3",
     ]),
 )  # fmt: skip
 KEYS = st.sampled_from(
