@@ -1,6 +1,6 @@
 """Models: layers, experts and sizes, from library files and Hugging Face configurations."""
 
-from workloads.models.load import load, names, published, resolve
+from workloads.models.load import described, load, names, published, resolve
 from workloads.models.spec import (
     Attention,
     FeedForward,
@@ -14,5 +14,5 @@ from workloads.models.spec import (
 
 __all__ = [
     "Attention", "FeedForward", "Layer", "LayerGroup", "MoE", "Model", "Projection", "Router",
-    "load", "names", "published", "resolve",
+    "described", "load", "names", "published", "resolve",
 ]  # fmt: skip

@@ -40,7 +40,7 @@ def build(document: Document, name: str) -> Model:
     hidden = fields.integer(*n.HIDDEN)
     paired = fields.flag("is_encoder_decoder")
     count = fields.integer(*(_DECODER_LAYERS if paired else n.LAYERS), high=MOST_LAYERS)
-    setting = Setting(fields, family, count, hidden)
+    setting = Setting(fields, family, count * (2 if families.twin_layers(family) else 1), hidden)
     layers = _layers(setting, crossed=paired)
     native, dense = precisions(fields)
     return Model(
@@ -51,7 +51,7 @@ def build(document: Document, name: str) -> Model:
         encoder_layers=_encoder(setting) if paired else (),
         native_precision=native, dense_precision=dense, counting=_counting(fields, family),
         embedding_dim=_embedding_dim(fields, hidden),
-        other_parameters=_other(fields, family, hidden, count), notes=_notes(fields),
+        other_parameters=_other(fields, family, hidden, count), notes=_notes(fields, family),
     )  # fmt: skip
 
 
@@ -116,8 +116,10 @@ def _per_layer_inputs(fields: Fields, hidden: int, count: int) -> int:
     return count * width * (vocabulary + 3 * hidden)
 
 
-def _notes(fields: Fields) -> tuple[str, ...]:
+def _notes(fields: Fields, family: str) -> tuple[str, ...]:
     notes = []
+    if families.twin_layers(family):
+        notes.append("each layer is described as two: the experts stand in the first, beside its dense part")
     if fields.optional("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers", low=0):
         notes.append("multi-token-prediction layers are left out")
     for part in ("vision", "audio"):

@@ -12,7 +12,7 @@ from workloads.models.mixers import Setting
 
 _SCORES: dict[str, Scoring] = {
     "softmax": "softmax", "sigmoid": "sigmoid", "sqrtsoftplus": "sqrtsoftplus",
-    "top_k_softmax": "softmax", "softmax_topk": "softmax",
+    "top_k_softmax": "softmax", "softmax_topk": "softmax", "noaux_tc": "sigmoid",
 }  # fmt: skip
 _ONE_IS_DENSE = ("jamba", "hunyuan")
 
@@ -67,6 +67,8 @@ def expert_layers(setting: Setting) -> list[bool]:
         "enable_moe_block", "use_moe", default=True
     ):
         return [False] * count
+    if families.twin_layers(setting.family):
+        return [i % 2 == 0 for i in range(count)]
     listed = _listed(fields, count)
     if listed is not None:
         return listed
@@ -136,7 +138,8 @@ def _dense_width(setting: Setting, i: int) -> int:
     if fields.find("widening_factor"):
         return _widened(setting)
     if fields.find(*n.DENSE_FFN):
-        return fields.at(i, *n.DENSE_FFN, low=1)
+        width = fields.at(i, *n.DENSE_FFN, low=1)
+        return max(1, width // 2) if families.half_as_wide(setting.family) else width
     if fields.find("expansion_ratio"):
         return setting.hidden * fields.integer("expansion_ratio")
     if families.ffn_is_four_times_hidden(setting.family):
@@ -226,6 +229,8 @@ def _router(setting: Setting, count: int, i: int) -> Router:
 def _shared(setting: Setting, width: int, i: int) -> int:
     """Return the width of what runs beside the experts for every token; 0 for nothing."""
     fields, family = setting.fields, setting.family
+    if families.twin_layers(family):
+        return _dense_width(setting, i)  # the experts run beside the twin's dense part
     if fields.find(*n.SHARED_WIDTH):
         return fields.at(i, *n.SHARED_WIDTH, low=0)
     if fields.find(*n.SHARED_COUNT):

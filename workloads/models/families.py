@@ -16,7 +16,7 @@ def _is(family: str, pattern: str) -> bool:
 
 
 _TIED = (
-    r"gemma|gpt2|gpt_bigcode|gpt_neo$|opt|bloom|t5|mt5|switch_transformers|nllb|m2m_100|bart|mbart|mpt|falcon"
+    r"gemma|gpt2|gpt_bigcode|gpt_neo$|opt|bloom|t5|mt5|switch_transformers|nllb|m2m_100|bart|mbart|mpt"
     r"|cohere|minicpm|jetmoe|whisper|lfm2|grok|yuan|starcoder2"
 )
 _PLAIN = (
@@ -84,6 +84,16 @@ def renormalised(family: str) -> bool:
 def ffn_is_four_times_hidden(family: str) -> bool:
     """Tell whether the feed-forward part is four times as wide as the model if no field says so."""
     return _is(family, _FOUR_TIMES_HIDDEN)
+
+
+def half_as_wide(family: str) -> bool:
+    """Tell whether ``intermediate_size`` counts the gate's and the input's columns together (Qwen 1)."""
+    return family == "qwen"
+
+
+def twin_layers(family: str) -> bool:
+    """Tell whether one layer is two: a mixer and a dense part twice, experts beside them (LongCat-Flash)."""
+    return _is(family, r"longcat|longcat_flash")
 
 
 def learned_positions(family: str) -> int | None:

@@ -72,7 +72,8 @@ class Fields:
     def missing(self, names: tuple[str, ...]) -> ConfigError:
         """Build the error for a field that is needed and has none of its names."""
         others = f" (nor {', '.join(names[1:])})" if len(names) > 1 else ""
-        near = next((near for name in names for near in get_close_matches(name, self.data, 1, 0.9)), None)
+        given = [key for key, value in self.data.items() if value is not None]
+        near = next((near for name in names for near in get_close_matches(name, given, 1, 0.9)), None)
         hint = f"; is {near!r} misspelt?" if near else ""
         return self.document.error(self.path(names[0]), f"is required and missing{others}{hint}")
 
@@ -94,11 +95,13 @@ class Fields:
         return self.integer(*names, low=low, high=high) if self.find(*names) else None
 
     def at(self, layer: int, *names: str, default: int | None = None, low: int = 0) -> int:
-        """Read a whole number that may be one for all layers or a list with one for each."""
+        """Read a whole number that may be one for all layers (also in a list) or a list with one for each."""
         name = self.find(*names)
         if name is None or not isinstance(self.value(name), list):
             return self.integer(*names, default=default, low=low)
         values = self.value(name)
+        if len(values) == 1:
+            layer = 0
         if len(values) <= layer:
             raise self.error(name, f"has {len(values)} entries, one is needed for layer {layer}")
         return self._whole(name, values[layer], low, LARGEST, layer)

@@ -62,10 +62,14 @@ def resolve(source: Source, overrides: Mapping[str, object] | None = None) -> Do
     return document
 
 
+def described(name: str) -> dict[str, object]:
+    """Return a library file as it stands: the configuration, its ``source``, what is ``published``."""
+    return dict(_read(_find(name, Document(name, "model"))).data)
+
+
 def published(name: str) -> dict[str, object]:
     """Return what a library model's publisher says: ``total`` and ``active`` parameters, their source."""
-    document = _read(_find(name, Document(name, "model")))
-    about = document.get(("published",))
+    about = described(name).get("published")
     return dict(about) if isinstance(about, dict) else {}
 
 
