@@ -64,8 +64,8 @@ def test_show_sizes_the_cache_of_a_context(capsys):
 
 def test_show_reads_a_file_and_lays_overrides_on_it(capsys, tmp_path):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2,
-                                "vocab_size": 9, "num_attention_heads": 4, "intermediate_size": 256}))  # fmt: skip
+    sizes = {"hidden_size": 64, "vocab_size": 9, "num_attention_heads": 4, "intermediate_size": 256}
+    path.write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 2, **sizes}))
     shown = json.loads(run(capsys, "show", str(path), "-s", "num_hidden_layers=3", "--json"))
     assert (shown["n_layers"], shown["published"], shown["name"]) == (3, {}, tmp_path.name)
     wide = json.loads(run(capsys, "show", "mixtral-8x7b", "-s", "num_experts_per_tok=4", "--json"))

@@ -9,9 +9,9 @@ from workloads.models import load
 
 def shape(family, hidden, layers, heads, kv_heads, ffn, vocab, **more):
     return {
-        "model_type": family, "hidden_size": hidden, "num_hidden_layers": layers, 
-        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "intermediate_size": ffn, "vocab_size": vocab,
-        "max_position_embeddings": 8192, "hidden_act": "silu", **more,
+        "model_type": family, "hidden_size": hidden, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "intermediate_size": ffn,
+        "vocab_size": vocab, "max_position_embeddings": 8192, "hidden_act": "silu", **more,
     }  # fmt: skip
 
 
@@ -106,7 +106,8 @@ PUBLISHED = {
               num_experts_per_tok=6, n_shared_experts=1, moe_intermediate_size=1856,
               moe_shared_expert_intermediate_size=3712, mlp_hidden_act="relu2", mamba_num_heads=64,
               hybrid_override_pattern="MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
-              mamba_head_dim=64, ssm_state_size=128, n_groups=8, conv_kernel=4, norm_topk_prob=True, **UNTIED),
+              mamba_head_dim=64, ssm_state_size=128, n_groups=8, conv_kernel=4, norm_topk_prob=True,
+              **UNTIED),
         31.6, None,
     ),
     "longcat-flash": (
