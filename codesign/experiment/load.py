@@ -33,7 +33,7 @@ def load_experiment(
     if isinstance(source, Mapping):
         document, base_dir = Document(dict(source), "experiment"), Path()
     else:
-        document, base_dir = read_yaml(source, "experiment file"), Path(source).parent
+        document, base_dir = read_yaml(source, "YAML experiment file"), Path(source).parent
     return from_document(override(document, overrides or {}), base_dir)
 
 
