@@ -82,7 +82,7 @@ def resolve(source: Source, kind: Kind = "system", overrides: Mapping[str, objec
 
     Law: ``resolve(resolve(x)) == resolve(x)``.  Raises ConfigError on unknown names and cycles.
     """
-    document = _expand(_document(source), kind, ())
+    document = _expand(_document(source), kind, ()).copy()
     if not overrides:
         return document
     return _lay(document, from_mapping(overrides), kind, ())

@@ -6,9 +6,9 @@ source in the file's ``sources``.  Inside, all is SI.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from codesign.base.document import Strict
 from codesign.base.units import (
@@ -31,6 +31,17 @@ PRECISION_BYTES: dict[str, float] = {
     "fp64": 8.0, "fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0,
     "fp6": 0.75, "fp4": 0.5, "int4": 0.5, "mxfp4": 0.53125, "nvfp4": 0.5625, "int3": 0.375, "int2": 0.25,
 }  # bytes per value; mxfp4: 4 bit + 8 bit per 32 (OCP MX 1.0), nvfp4: 4 bit + 8 bit per 16
+
+
+def _flat(value: Any, prefix: str = "") -> Any:
+    """Turn ``{a: {b: 1}}`` into ``{"a.b": 1}``; anything but a mapping is returned as it is."""
+    if not isinstance(value, dict):
+        return value
+    out: dict[str, Any] = {}
+    for key, inner in value.items():
+        below = _flat(inner, f"{prefix}{key}.")
+        out |= below if isinstance(below, dict) else {f"{prefix}{key}": below}
+    return out
 
 
 class Compute(Strict):
@@ -119,7 +130,8 @@ class Device(Timing, Strict):
     power: DevicePower
     price: Price
     area: Area | None = None
-    calibration: dict[str, float] = Field(default_factory=dict)  # override the cost models' constants
+    # override the cost models' constants: ``gemm.compute_efficiency: 0.7``, or nested (so a sweep's axis may)
+    calibration: Annotated[dict[str, float], BeforeValidator(_flat)] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
 
 

@@ -77,6 +77,17 @@ def test_overrides_are_dotted_paths() -> None:
     assert load_system("dgx-h100").device.memory["hbm"].bandwidth == 3.352e12
 
 
+def test_calibration_constants_may_be_given_flat_or_nested() -> None:
+    flat = load_device("h100", {"calibration": {"gemm.compute_efficiency": 0.7}})
+    assert load_device("h100", {"calibration.gemm.compute_efficiency": 0.7}) == flat
+    assert flat.calibration == {"gemm.compute_efficiency": 0.7}
+
+
+def test_what_a_caller_changes_stays_with_the_caller() -> None:
+    resolve("h100", "device").data["memory"]["hbm"]["bandwidth"] = "1 TB/s"
+    assert load_device("h100").memory["hbm"].bandwidth == 3.352e12
+
+
 def test_a_folder_of_the_same_name_does_not_hide_the_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
