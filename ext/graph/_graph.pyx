@@ -61,12 +61,15 @@ def sweep(
 
 
 def critical_path(const double[::1] finish_s, const int[::1] cause, int[::1] path):
-    cdef int n = finish_s.shape[0], i, task = 0, length = 0
+    cdef int n = finish_s.shape[0], i, task = n - 1, length = 0
+    cdef double latest
     if n == 0:
         return 0
     with nogil:
-        for i in range(1, n):
-            if finish_s[i] > finish_s[task]:
+        latest = finish_s[n - 1]
+        for i in range(n - 2, -1, -1):  # the last finish is mostly near the end
+            if finish_s[i] >= latest:
+                latest = finish_s[i]
                 task = i
         while task >= 0:
             path[length] = task
@@ -109,8 +112,8 @@ cdef inline Event pop(Event* heap, int* size) noexcept nogil:
     size[0] = count
     item = heap[count]
     while down < count:
-        if down + 1 < count and before(heap[down + 1].time, heap[down + 1].key, &heap[down]):
-            down += 1
+        if down + 1 < count:
+            down += before(heap[down + 1].time, heap[down + 1].key, &heap[down])
         if not before(heap[down].time, heap[down].key, &item):
             break
         heap[at] = heap[down]
@@ -308,29 +311,26 @@ cdef class _Run:
         self.line[place] = task
 
     cdef inline int wake(self, int held) except -1 nogil:
-        if not self.resources[held].booked:
-            self.turns[held >> 6] |= <uint64_t>1 << (held & 63)
+        """Give a resource a turn if it could take a task then."""
+        cdef Resource* at = &self.resources[held]
+        if at.held_by >= 0 or at.head == at.tail or at.booked:
+            return 0
+        if at.discipline == IN_ORDER and self.missing[self.line[at.head]] > 0:
+            return 0
+        self.turns[held >> 6] |= <uint64_t>1 << (held & 63)
         return 0
 
     cdef inline int take(self, int held, double now) except -1 nogil:
         cdef Resource* at = &self.resources[held]
-        cdef int task
-        if at.held_by >= 0:
-            return 0
         if self.free_s[held] > now:  # still busy with an earlier graph
             at.booked = True
             push(self.heap, &self.heap_size, self.free_s[held], event_key(TAKE, held, 0))
             return 0
         if at.discipline == SHARED:
             return self.take_shared(held, now)
-        if at.head == at.tail:
-            return 0
-        task = self.line[at.head]
-        if at.discipline == IN_ORDER and self.missing[task] > 0:
-            return 0
+        at.held_by = self.line[at.head]
         at.head += 1
-        at.held_by = task
-        return self.begin(task, now)
+        return self.begin(at.held_by, now)
 
     cdef inline int begin(self, int task, double now) except -1 nogil:
         self.blame(task)

@@ -1,6 +1,7 @@
 """What holds for every execution of a task graph, whichever kernel ran it."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_the_critical_path_is_a_chain_of_causes_back_to_the_start_or_to_earlier_
     outcome = graph.run(events)
     path = np.zeros(len(graph.row), np.int32)
     path = path[: critical_path(outcome.finish_s, outcome.cause, path)]
-    for task, before in zip(path[:-1], path[1:], strict=True):
+    for task, before in pairwise(path):
         assert outcome.cause[task] == before
         assert before in graph.preds(task) or graph.resource[before] == graph.resource[task]
     if len(path):
