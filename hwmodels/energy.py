@@ -93,8 +93,12 @@ def idle_power_w(system: System, devices_used: int) -> float:
     ------
     ConfigError   more devices than the system has
     """
-    share = node_share(system, devices_used)
-    return devices_used * system.device.power.idle + share * system.host.idle
+    return devices_used * system.device.power.idle + host_idle_power_w(system, devices_used)
+
+
+def host_idle_power_w(system: System, devices_used: int) -> float:
+    """Return the watts of `idle_power_w` that the hosts draw: what a meter of the devices alone omits."""
+    return node_share(system, devices_used) * system.host.idle
 
 
 def peak_power_w(system: System, devices_used: int) -> float:

@@ -15,6 +15,7 @@ from hwmodels.energy import (
     energy_per_flop_j,
     facility_energy_j,
     flop_energy_j,
+    host_idle_power_w,
     idle_power_w,
     link_energy_j,
     node_share,
@@ -95,6 +96,7 @@ def test_idle_power_and_rent_of_parts_add_up(n: int) -> None:
 
 def test_a_full_system_idles_below_its_peak_and_the_peak_is_the_data_sheets() -> None:
     assert idle_power_w(DGX, 16) == 2 * (8 * 70 + 1300)
+    assert host_idle_power_w(DGX, 16) == 2 * 1300
     assert peak_power_w(DGX, 8) == pytest.approx(10.2e3)  # DGX H100 data sheet: 10.2 kW
     assert active_power_w(H100) + H100.power.idle < H100.power.peak
     assert facility_energy_j(DGX, 100.0) == pytest.approx(120.0)
