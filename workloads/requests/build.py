@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from codesign.base.document import Document
 from codesign.base.errors import ConfigError
-from codesign.base.random import stream
+from codesign.base.random import stream, stream_key
 from workloads.requests.arrivals import Arrivals, Poisson
 from workloads.requests.joint import GaussianCopula, draw_lengths
+from workloads.requests.sessions import Pairs, draw_sessions
 from workloads.requests.settings import (
     DatasetForm,
+    DrawnForm,
     RequestSettings,
     SyntheticForm,
+    TenantsForm,
     TraceForm,
     read_settings,
 )  # fmt: skip
-from workloads.requests.spec import MAX_TIME_S, FloatArray, Requests
+from workloads.requests.sharing import share_prefixes
+from workloads.requests.spec import MAX_TIME_S, FloatArray, IntArray, Requests
+from workloads.requests.tenants import merge_streams
 from workloads.requests.traces import Trace, read_trace
 
 
@@ -46,6 +54,8 @@ def build_requests(
     form = settings.form
     if isinstance(form, TraceForm):
         return _from_trace(settings, form, seed, base_dir)
+    if isinstance(form, TenantsForm):
+        return _from_tenants(settings, form, seed, base_dir)
     if isinstance(form, DatasetForm):
         return _from_dataset(settings, form, seed, base_dir)
     return _synthetic(settings, form, seed)
@@ -73,9 +83,13 @@ def _synthetic(settings: RequestSettings, form: SyntheticForm, seed: int) -> Req
     process, prompt, output = settings.arrivals, settings.prompt, settings.output
     if process is None or prompt is None or output is None:
         raise ConfigError("requests: a synthetic stream needs arrivals, prompt_tokens and output_tokens")
-    tokens = draw_lengths(form.count, prompt, output, GaussianCopula(form.correlation), seed)
-    times = arrival_times(settings, process, form.count, form.rate or 1.0, seed)
-    return Requests(times, *tokens, concurrency=form.concurrency, name="synthetic", source="drawn")
+    copula = GaussianCopula(form.correlation)
+
+    def pairs(n: int) -> tuple[IntArray, IntArray]:
+        return draw_lengths(n, prompt, output, copula, seed)
+
+    found = _drawn(settings, form, pairs, process, form.rate or 1.0, seed)
+    return replace(found, concurrency=form.concurrency, name="synthetic", source="drawn")
 
 
 def _from_dataset(
@@ -84,14 +98,68 @@ def _from_dataset(
     from workloads.requests.datasets import load_dataset
 
     table = load_dataset(form.dataset, base_dir, settings.document.where(("dataset",)))
-    tokens = draw_lengths(form.count, table.prompt, table.output, table.copula, seed)
     process = settings.arrivals or table.arrivals
     rate = form.rate or table.rate
     if process.needs_rate and rate is None:
         rule = f"is required: dataset {table.name} holds lengths alone (or concurrency, or batch: true)"
         raise settings.document.error(("rate",), rule)
-    times = arrival_times(settings, process, form.count, rate or 1.0, seed)
-    return Requests(times, *tokens, concurrency=form.concurrency, name=table.name, source=table.source)
+
+    def pairs(n: int) -> tuple[IntArray, IntArray]:
+        return draw_lengths(n, table.prompt, table.output, table.copula, seed)
+
+    found = _drawn(settings, form, pairs, process, rate or 1.0, seed)
+    if table.sharing is not None and settings.sessions is None:
+        ptr, ids = share_prefixes(found.prompt_tokens, table.sharing, seed)
+        found = replace(found, prefix_ptr=ptr, prefix_ids=ids, block_tokens=table.sharing.block_tokens)
+    return replace(found, concurrency=form.concurrency, name=table.name, source=table.source)
+
+
+def _drawn(
+    settings: RequestSettings, form: DrawnForm, pairs: Pairs, process: Arrivals, rate_per_s: float, seed: int
+) -> Requests:
+    """Draw times and lengths, of single requests or of the turns of conversations."""
+    sessions = settings.sessions
+    if sessions is None:
+        times = arrival_times(settings, process, form.count, rate_per_s, seed)
+        return Requests(times, *pairs(form.count))
+    if not process.needs_rate:  # all at once: nobody stops to think
+        sessions = replace(sessions, think_time_s=0.0)
+    start_rate = rate_per_s / sessions.mean_turns
+
+    def starts(n: int) -> FloatArray:
+        return arrival_times(settings, process, n, start_rate, seed)
+
+    return draw_sessions(form.count, sessions, starts, pairs, seed)
+
+
+def _from_tenants(
+    settings: RequestSettings, form: TenantsForm, seed: int, base_dir: str | Path | None
+) -> Requests:
+    """Draw each tenant's stream from its own seed, and keep the first `count` of all."""
+    streams = []
+    for tenant in settings.tenants:
+        own_seed = stream_key(seed, "requests", "tenant", tenant.name)
+        streams.append(build_requests(tenant.settings, seed=own_seed, base_dir=base_dir))
+    found = merge_streams(streams, settings.tenants)[: form.count]
+    times = found.arrival_s
+    if form.rate is not None:
+        pairs = zip(settings.tenants, streams, strict=True)
+        rates = [_own_rate(tenant.settings, part, base_dir) for tenant, part in pairs]
+        if None in rates:
+            raise settings.document.error(("rate",), "needs tenants with a rate of their own")
+        times = times * (sum(rate for rate in rates if rate) / form.rate)
+    if form.batch or form.concurrency is not None:
+        times = np.zeros(len(times))
+    return found.at(times, concurrency=form.concurrency)
+
+
+def _own_rate(settings: RequestSettings, found: Requests, base_dir: str | Path | None) -> float | None:
+    """Return the rate that a stream was described with; of a recorded one, its mean."""
+    if isinstance(settings.form, DatasetForm) and settings.form.rate is None:
+        from workloads.requests.datasets import load_dataset
+
+        return load_dataset(settings.form.dataset, base_dir).rate
+    return settings.form.rate or _mean_rate(found.arrival_s)
 
 
 def _from_trace(

@@ -33,6 +33,8 @@ def fit_dataset(requests: Requests, *, name: str, source: str, note: str = "") -
     ------
     ConfigError   too few requests to describe
     """
+    from workloads.requests.sharing import fit_sharing
+
     n = len(requests)
     if n < 20:
         raise ConfigError(f"{requests.source}: {n} requests are too few to fit a dataset: 20 are needed")
@@ -47,7 +49,8 @@ def fit_dataset(requests: Requests, *, name: str, source: str, note: str = "") -
     fitted["prompt_tokens"] = quantile_table(requests.prompt_tokens)
     fitted["output_tokens"] = quantile_table(requests.output_tokens)
     fitted["joint"] = joint_ranks(requests.prompt_tokens, requests.output_tokens)
-    return fitted
+    sharing = fit_sharing(requests)
+    return fitted if sharing is None else fitted | {"sharing": sharing}
 
 
 def quantile_table(values: FloatArray | IntArray) -> dict[str, list[float]]:

@@ -3,7 +3,8 @@
     {trace: PATH, limit: N, skip: N, format: auto}              a recorded stream
     {dataset: azure-conv-2023, count: N}                        a shipped (or fitted) description of one
     {count: N, prompt_tokens: 512, output_tokens: {name: ...}}  a described one
-with, for any of them, one of
+    {tenants: {chat: {dataset: ...}, code: {...}}, count: N}    several of these at once, merged by time
+the second and third also with `conversations`, `shared_prefix` (`sessions.py`); each with one of
     rate: 6 /s and arrivals: poisson     open loop       concurrency: 64     closed loop
     batch: true                          all at time 0   speedup, time_scale (a recorded stream's own times)
 """
@@ -19,8 +20,10 @@ from pydantic import Field, model_validator
 from codesign.base.document import Document, Strict, validate
 from codesign.base.errors import nearest
 from workloads.requests.arrivals import ARRIVALS, Arrivals, Batch, Poisson
+from workloads.requests.datasets.load import check_name
 from workloads.requests.fields import Count, Index, Rate
 from workloads.requests.lengths import LENGTHS, Fixed, Lengths
+from workloads.requests.sessions import Sessions, SharedPrefix, read_sessions
 
 Factor = Annotated[float, Field(gt=0, le=1e9)]
 
@@ -66,26 +69,50 @@ class TraceForm(Timing):
         return self
 
 
-class DatasetForm(Timing):
+class DrawnForm(Timing):
+    """What every stream that is drawn may have: turns and shared beginnings of prompts."""
+
+    count: Count
+    conversations: Any = None
+    shared_prefix: SharedPrefix | None = None
+    block_tokens: Count = 16
+
+
+class DatasetForm(DrawnForm):
     """A stream drawn from a dataset's tables, with its own arrival process unless another is given."""
 
     dataset: Annotated[str, Field(min_length=1)]
-    count: Count
 
 
-class SyntheticForm(Timing):
+class SyntheticForm(DrawnForm):
     """A stream drawn from described lengths."""
 
-    count: Count
     prompt_tokens: Any
     output_tokens: Any
     correlation: Annotated[float, Field(ge=-1, le=1)] = 0.0
 
 
-Form = TraceForm | DatasetForm | SyntheticForm
+class TenantsForm(Timing):
+    """Several open-loop streams at once; `rate` sets the sum of theirs."""
+
+    tenants: Annotated[dict[str, Any], Field(min_length=1, max_length=10_000)]
+    count: Count
+    arrivals: None = None
+
+
+Form = TraceForm | DatasetForm | SyntheticForm | TenantsForm
 _FORMS: dict[str, type[Form]] = {
-    "trace": TraceForm, "dataset": DatasetForm, "prompt_tokens": SyntheticForm,
+    "tenants": TenantsForm, "trace": TraceForm, "dataset": DatasetForm, "prompt_tokens": SyntheticForm,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """One of several streams: who asks, about what, how."""
+
+    name: str
+    domain: str
+    settings: RequestSettings
 
 
 @dataclass(frozen=True)
@@ -97,6 +124,8 @@ class RequestSettings:
     prompt: Lengths | None
     output: Lengths | None
     document: Document
+    sessions: Sessions | None = None
+    tenants: tuple[Tenant, ...] = ()
 
     @property
     def rate_per_s(self) -> float | None:
@@ -119,6 +148,10 @@ def read_settings(requests: Document | Mapping[str, Any]) -> RequestSettings:
     kind = _form_of(document)
     refuse_unknown_keys(document, list(kind.model_fields))
     form = validate(kind, document)
+    if isinstance(form, TenantsForm):
+        return RequestSettings(form, None, None, None, document, tenants=_tenants(document, form))
+    if isinstance(form, DatasetForm):
+        check_name(form.dataset, document.where(("dataset",)))
     arrivals = _arrivals(document, form)
     prompt = output = None
     if isinstance(form, SyntheticForm):
@@ -129,7 +162,29 @@ def read_settings(requests: Document | Mapping[str, Any]) -> RequestSettings:
             )
     if arrivals is not None and not arrivals.needs_rate and form.rate is not None:
         raise document.error(("rate",), "has no meaning with these arrivals: leave it out")
-    return RequestSettings(form, arrivals, prompt, output, document)
+    sessions = read_sessions(document, form, _lengths) if isinstance(form, DrawnForm) else None
+    return RequestSettings(form, arrivals, prompt, output, document, sessions)
+
+
+def _tenants(document: Document, form: TenantsForm) -> tuple[Tenant, ...]:
+    """Read each tenant's own stream; what only the whole can have is refused."""
+    whole, found = _child(document, "tenants"), []
+    for name in form.tenants:
+        below = _child(whole, name).copy()
+        if not isinstance(below.data, dict) or "tenants" in below.data:
+            raise whole.error(
+                (name,), "is a stream, as {dataset: NAME} or {prompt_tokens: ..., rate: ...}", below.data
+            )
+        domain = below.data.pop("domain", name)
+        if not isinstance(domain, str) or not domain:
+            raise below.error(("domain",), "must be a name", domain)
+        for key in ("concurrency", "batch", "count"):
+            if key in below.data:
+                raise below.error((key,), "belongs to the whole, beside tenants, not to one of them")
+        if "trace" not in below.data:
+            below.data["count"] = form.count
+        found.append(Tenant(name, domain, read_settings(below)))
+    return tuple(found)
 
 
 def refuse_unknown_keys(document: Document, known: list[str]) -> None:
@@ -166,7 +221,9 @@ def _arrivals(document: Document, form: Form) -> Arrivals | None:
 
 
 def _lengths(document: Document, key: str) -> Lengths:
-    data = document.data[key]
+    data = document.data.get(key, ...)
+    if data is ...:
+        raise document.error((key,), "is required and missing")
     if isinstance(data, int) and not isinstance(data, bool):
         return validate(Fixed, Document({"value": data}, document.where((key,))))
     if not isinstance(data, str | dict):

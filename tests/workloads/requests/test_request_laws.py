@@ -366,6 +366,8 @@ def test_settings_are_checked_without_work():
     assert settings.rate_per_s == 5
     with pytest.raises(ConfigError):
         read_settings({"trace": "absent.csv", "rate": "5"})
+    with pytest.raises(ConfigError, match="azure-conv-2023"):
+        read_settings({"dataset": "azure-con", "count": 5})
 
 
 def test_a_million_requests_are_drawn_within_a_second():

@@ -17,6 +17,7 @@ from workloads.requests.arrivals import Arrivals, Component, Poisson, RecordedGa
 from workloads.requests.fields import Count, Rate
 from workloads.requests.joint import Copula, GaussianCopula, GridCopula, balanced
 from workloads.requests.lengths import TokensReal
+from workloads.requests.sharing import Sharing
 from workloads.requests.spec import FloatArray
 
 _HERE = Path(__file__).parent
@@ -67,6 +68,15 @@ class GapTable(QuantileTable):
         return self
 
 
+class SharingTable(Strict):
+    """How prompts continue earlier ones (`workloads.requests.sharing`)."""
+
+    block_tokens: Count
+    reuse: Annotated[tuple[Level, ...], Field(min_length=1, max_length=1000)]
+    age: TokenTable
+    fresh: TokenTable
+
+
 class DatasetFile(Strict):
     """What a dataset file holds."""
 
@@ -79,6 +89,7 @@ class DatasetFile(Strict):
     output_tokens: TokenTable
     joint: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] = ()
     gaps: GapTable | None = None
+    sharing: SharingTable | None = None
 
     @model_validator(mode="after")
     def _check(self) -> DatasetFile:
@@ -113,11 +124,18 @@ class Dataset:
     output: Quantiles
     copula: Copula
     arrivals: Arrivals
+    sharing: Sharing | None = None  # None: no block ids are known
 
 
 def dataset_names() -> list[str]:
     """Return the names of the shipped datasets."""
     return sorted(path.stem for path in _HERE.glob("*.yaml"))
+
+
+def check_name(name: str, where: str = "") -> None:
+    """Refuse what is neither a shipped dataset nor the path of a dataset file."""
+    if name not in dataset_names() and not name.endswith((".yaml", ".yml")):
+        raise unknown_name("dataset", name, dataset_names(), f"{where}: dataset" if where else "")
 
 
 def load_dataset(name: str, base_dir: str | Path | None = None, where: str = "") -> Dataset:
@@ -129,8 +147,7 @@ def load_dataset(name: str, base_dir: str | Path | None = None, where: str = "")
     """
     if name in dataset_names():
         return _load(_HERE / f"{name}.yaml")
-    if not name.endswith((".yaml", ".yml")):
-        raise unknown_name("dataset", name, dataset_names(), f"{where}: dataset" if where else "")
+    check_name(name, where)
     path = Path(name).expanduser()
     if base_dir is not None and (Path(base_dir) / path).exists():
         path = Path(base_dir) / path
@@ -151,8 +168,18 @@ def read_dataset(path: str | Path) -> Dataset:
     copula: Copula = GridCopula(balanced(np.array(file.joint))) if file.joint else GaussianCopula()
     prompt, output = _quantiles(file.prompt_tokens), _quantiles(file.output_tokens)
     return Dataset(
-        file.name, file.source, file.requests, file.rate, prompt, output, copula, _process(file.gaps)
-    )
+        file.name, file.source, file.requests, file.rate, prompt, output, copula, _process(file.gaps),
+        _sharing(file.sharing, prompt),
+    )  # fmt: skip
+
+
+def _sharing(table: SharingTable | None, prompt: Quantiles) -> Sharing | None:
+    if table is None:
+        return None
+    cells = len(table.reuse)
+    edges = prompt.quantile(np.arange(1, cells) / cells)
+    tables = _quantiles(table.age), _quantiles(table.fresh)
+    return Sharing(table.block_tokens, edges, np.array(table.reuse), *tables)
 
 
 def _quantiles(table: QuantileTable) -> Quantiles:
