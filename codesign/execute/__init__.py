@@ -18,6 +18,7 @@ def iteration_class(executor: str) -> Callable[..., Any]:
         from ext.iteration import reference
 
         return partial(reference.Iteration, execute=simpy_events)
-    from ext.iteration import Iteration
+    import ext.iteration
 
-    return Iteration
+    compiled: Callable[..., Any] = ext.iteration.Iteration
+    return compiled

@@ -88,8 +88,7 @@ def _check_parts(experiment: Experiment) -> None:
         read_generator(experiment.part("workload", "routing"))
     if experiment.model.encoder_layers:
         raise ConfigError(
-            f"{experiment.document.where(('model',))}: model = {experiment.model.name}: is an encoder-decoder;"
-            " it can be shown (codesign models show) but not yet served"
+            f"{experiment.document.where(('model',))}: model = {experiment.model.name}: is an encoder-decoder; it can be shown (codesign models show) but not yet served"
         )
     build_policies(experiment)
     build_plan(experiment)

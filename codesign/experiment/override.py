@@ -11,7 +11,7 @@ from codesign.base.document import Document, parse_yaml
 from codesign.base.errors import ConfigError
 
 # a slot that is written as a bare name, and the key that the name gets when settings join it
-_NAMED = {
+_NAMED: dict[tuple[str, ...], str] = {
     ("model",): "from",
     ("system",): "from",
     ("system", "device"): "from",
@@ -20,7 +20,9 @@ _NAMED = {
     ("policies", "*"): "name",
 }
 # forms of a mapping that exclude each other: naming another form starts a new mapping
-_FORMS = {("workload", "requests"): ("trace", "dataset", "prompt_tokens")}
+_FORMS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("workload", "requests"): ("trace", "dataset", "prompt_tokens")
+}
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -80,5 +82,7 @@ def _open(document: Document, steps: tuple[str, ...], path: str, origin: str) ->
         return document
     key = _NAMED.get(steps) or _NAMED.get((*steps[:-1], "*"))
     if key is None or not isinstance(value, str):
-        raise ConfigError(f"{origin}: {path}: {'.'.join(steps)} = {value!r} is not a mapping; nothing is below it")
+        raise ConfigError(
+            f"{origin}: {path}: {'.'.join(steps)} = {value!r} is not a mapping; nothing is below it"
+        )
     return lay(without(document, steps), ".".join(steps), {key: value}, document.where(steps))

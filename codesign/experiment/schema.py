@@ -86,7 +86,7 @@ class ExperimentSpec(Strict):
     policies: PoliciesSpec = PoliciesSpec()
     slo: SloSpec = SloSpec()
     cost_model: Any = None  # None: what the fidelity names
-    speed: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = {}  # what-if factors on parts of the hardware
+    speed: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(default_factory=dict)  # what-if factors
     fidelity: Literal["roofline", "event", "cycle"] = "event"
     executor: Literal["compiled", "simpy"] = "compiled"
     horizon: Time | None = None  # stop after so much simulated time

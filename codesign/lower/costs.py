@@ -79,7 +79,7 @@ class BatchCosts:
 
         Law: what every rank executed, each layer counted.
         """
-        total = self._past + np.array([*self._attention, 0.0, 0.0])
+        total: F64 = self._past + np.array([*self._attention, 0.0, 0.0])
         for rows in self._known.values():
             total += rows.counters * rows.uses
         return total

@@ -141,9 +141,7 @@ class Operators:
     def _head(self, tokens: int) -> Cost:
         hidden = self.model.embedding_dim or self.model.hidden_size
         vocab = -(-self.model.vocab_size // self.parallel.tensor)
-        logits = self.costs.gemm(
-            tokens, vocab, hidden, self.precision.embedding, self.precision.activations
-        )
+        logits = self.costs.gemm(tokens, vocab, hidden, self.precision.embedding, self.precision.activations)
         return self._pass_over(tokens, 4.0 * hidden) + logits + self._pass_over(tokens, 2.0 * vocab)
 
     def _logits(self, tokens: int) -> Cost:
@@ -205,8 +203,13 @@ class Operators:
                 attention.kv_lora_rank or 0, attention.qk_rope_head_dim,
             )  # fmt: skip
         return self.costs.attention_decode(
-            sequences, entries, heads, max(1, attention.kv_heads // t), attention.qk_head_dim,
-            attention.v_head_dim, p.kv,
+            sequences,
+            entries,
+            heads,
+            max(1, attention.kv_heads // t),
+            attention.qk_head_dim,
+            attention.v_head_dim,
+            p.kv,
         )
 
     def _scan(self, attention: Attention, tokens: int, sequences: int) -> Cost:

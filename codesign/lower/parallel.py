@@ -122,7 +122,9 @@ def _check_model(parallel: Parallel, model: Model, where: _Where) -> None:
         if attention and not attention.recurrent:
             where.divide("tensor", t, "the attention heads", attention.heads)
             if attention.kind == "gqa" and attention.kv_heads % t and t % attention.kv_heads:
-                raise where.error("tensor", t, f"must divide the {attention.kv_heads} KV heads, or be a multiple")
+                raise where.error(
+                    "tensor", t, f"must divide the {attention.kv_heads} KV heads, or be a multiple"
+                )
         if layer.dense:
             where.divide("tensor", t, "the feed-forward width", layer.dense.intermediate_size)
         if layer.moe:
@@ -140,8 +142,8 @@ def _with_replicas(parallel: Parallel, spec: ParallelSpec, system: System, where
         room = system.nodes // -(-devices // per_node)
     if room < 1:
         raise where.error(
-            "tensor", parallel.tensor, f"an engine of tensor {parallel.tensor} x data {parallel.data} x pipeline"
-            f" {parallel.pipeline} needs {devices} devices; {system.name} has {system.devices}"
+            "tensor", parallel.tensor, f"an engine of tensor {parallel.tensor} x data {parallel.data} x"
+            f" pipeline {parallel.pipeline} needs {devices} devices; {system.name} has {system.devices}"
             f" ({system.nodes} x {per_node})"
         )  # fmt: skip
     replicas = spec.replicas or room

@@ -67,7 +67,9 @@ def build_plan(experiment: Experiment) -> Plan:
         model=model, parallel=parallel, precision=precision, residency=fit,
         kv=kv_shape(model, parallel, precision.kv_bytes, spec.memory.block_tokens), machine=machine,
         operators=operators, graph=graph,
-        layout=_layout(experiment, parallel, precision, machine, graph, len(operators.classes) + with_overhead),
+        layout=_layout(
+            experiment, parallel, precision, machine, graph, len(operators.classes) + with_overhead
+        ),
     )  # fmt: skip
 
 
@@ -77,7 +79,11 @@ def cost_model_of(experiment: Experiment) -> Any:
 
 
 def _layout(
-    experiment: Experiment, parallel: Parallel, precision: Precision, machine: Machine, graph: TaskGraph,
+    experiment: Experiment,
+    parallel: Parallel,
+    precision: Precision,
+    machine: Machine,
+    graph: TaskGraph,
     n_classes: int,
 ) -> Layout:
     model, p = experiment.model, parallel
@@ -101,7 +107,8 @@ def _layout(
         send=send, recv=recv, data_group=(ranks // p.tensor).astype(np.int32),
         rank_group=(ranks // p.expert_tensor).astype(np.int32), latency_s=latency_s,
         seconds_per_byte=per_byte, exchanged=exchanged,
-        token_bytes=model.hidden_size * np.array([PRECISION_BYTES[precision.dispatch], PRECISION_BYTES[precision.combine]]),
+        token_bytes=model.hidden_size
+        * np.array([PRECISION_BYTES[precision.dispatch], PRECISION_BYTES[precision.combine]]),
     )  # fmt: skip
 
 

@@ -67,7 +67,11 @@ def resolve_precision(spec: PrecisionSpec, model: Model, document: Document) -> 
     }
     for key, name in chosen.items():
         if name not in PRECISION_BYTES:
-            known = "native, " + ", ".join(PRECISION_BYTES) if key in ("experts", "dense") else ", ".join(PRECISION_BYTES)
+            known = (
+                "native, " + ", ".join(PRECISION_BYTES)
+                if key in ("experts", "dense")
+                else ", ".join(PRECISION_BYTES)
+            )
             written = "weights" if key in ("experts", "dense", "embedding") else key
             raise document.error(("precision", written), f"unknown type; choose from {known}", name)
     return Precision(**chosen)

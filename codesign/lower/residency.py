@@ -38,7 +38,11 @@ def stage_layers(n_layers: int, stages: int) -> list[range]:
 
 
 def residency(
-    model: Model, system: System, parallel: Parallel, precision: Precision, memory: MemorySpec,
+    model: Model,
+    system: System,
+    parallel: Parallel,
+    precision: Precision,
+    memory: MemorySpec,
     batch_tokens: int,
 ) -> Residency:
     """Work out what the fullest device holds.
@@ -61,8 +65,8 @@ def residency(
         raise CapacityError(
             f"{model.name} does not fit: a device of {system.name} needs {_gb(weights)} for weights and"
             f" {_gb(activations)} for activations, and has {_gb(usable)} of {_gb(tier.capacity)}"
-            f" (memory.utilization {memory.utilization:g}): use more devices (tensor, expert, pipeline), fewer"
-            " bits (precision.weights), or a smaller batch"
+            f" (memory.utilization {memory.utilization:g}): use more devices (tensor, expert, pipeline),"
+            " fewer bits (precision.weights), or a smaller batch"
         )
     return Residency(
         weight_bytes=weights, activation_bytes=activations, kv_bytes=left, capacity_bytes=tier.capacity
@@ -80,7 +84,11 @@ def _stage_bytes(
     total = sum(layer_bytes(layer, model.hidden_size, parallel, precision) for layer in layers)
     ends = model.embedding_parameters if stage == 0 else 0
     if stage == parallel.pipeline - 1:
-        ends += model.lm_head_parameters if stage == 0 or not model.tied_embeddings else model.embedding_parameters
+        ends += (
+            model.lm_head_parameters
+            if stage == 0 or not model.tied_embeddings
+            else model.embedding_parameters
+        )
     return total + (ends + model.other_parameters) / parallel.tensor * precision.embedding_bytes
 
 

@@ -31,7 +31,10 @@ def counters(cluster: Cluster) -> dict[str, float]:
 
 
 def energy_and_cost(
-    experiment: Experiment, cluster: Cluster, attribution: Attribution, simulated_s: float,
+    experiment: Experiment,
+    cluster: Cluster,
+    attribution: Attribution,
+    simulated_s: float,
     summary: dict[str, Any],
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Return joules by what drew them, and money; and add both per token to the summary.

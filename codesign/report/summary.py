@@ -23,7 +23,9 @@ def spread(values: NDArray[np.float64]) -> dict[str, float | None]:
     return {"mean": float(known.mean()), "p50": float(p50), "p90": float(p90), "p99": float(p99)}
 
 
-def summarise(experiment: Experiment, cluster: Cluster, requests: Table, simulated_s: float) -> dict[str, Any]:
+def summarise(
+    experiment: Experiment, cluster: Cluster, requests: Table, simulated_s: float
+) -> dict[str, Any]:
     """Return the summary, energy and cost apart.
 
     Law: requests offered = completed + refused + unfinished; those that had not arrived at the horizon

@@ -37,9 +37,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def _latencies(summary: Mapping[str, Any]) -> Table:
-    table = Table("latency", *(f"{name} / ms" for name in ("mean", "p50", "p90", "p99")), box=None, pad_edge=False)
+    table = Table(
+        "latency", *(f"{name} / ms" for name in ("mean", "p50", "p90", "p99")), box=None, pad_edge=False
+    )
     rows = {
-        "queueing": "queue_s", "time to first token (TTFT)": "ttft_s", "time per output token (TPOT)": "tpot_s",
+        "queueing": "queue_s", "time to first token (TTFT)": "ttft_s",
+        "time per output token (TPOT)": "tpot_s",
         "time between tokens (TBT)": "tbt_s", "end to end": "e2e_s",
     }  # fmt: skip
     for label, key in rows.items():
@@ -75,7 +78,9 @@ def _times(result: Mapping[str, Any]) -> Table:
     for kind, seconds in sorted(result["breakdown_s"].items(), key=lambda item: -item[1]):
         parts = paths.get(kind, {})
         worst = max(parts, key=lambda part: parts[part]) if parts else ""
-        note = f"{worst} ({100 * parts[worst] / sum(parts.values()):.0f} %)" if worst else _MEANING.get(kind, "")
+        note = (
+            f"{worst} ({100 * parts[worst] / sum(parts.values()):.0f} %)" if worst else _MEANING.get(kind, "")
+        )
         table.add_row(kind.replace("_", " "), number(seconds), f"{100 * seconds / total:.1f}", note)
     return table
 

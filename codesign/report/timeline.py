@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+_SHOWN = ("iteration", "engine", "resource", "kind", "layer", "start_s", "duration_s", "critical")
+
 
 def trace_events(tasks: Mapping[str, Any]) -> dict[str, Any]:
     """Return the trace (Chrome Trace Event Format, JSON object form; times in microseconds).
@@ -21,8 +23,7 @@ def trace_events(tasks: Mapping[str, Any]) -> dict[str, Any]:
     for engine in np.unique(tasks["engine"]).tolist():
         events.append(_name("process_name", engine, 0, f"engine {engine}"))
         events += [_name("thread_name", engine, i, name) for name, i in thread.items()]
-    columns = [tasks[key].tolist() for key in
-               ("iteration", "engine", "resource", "kind", "layer", "start_s", "duration_s", "critical")]  # fmt: skip
+    columns = [tasks[key].tolist() for key in _SHOWN]
     for iteration, engine, resource, kind, layer, start_s, duration_s, critical in zip(*columns, strict=True):
         events.append(
             {

@@ -9,7 +9,7 @@ from simpy import Environment, Event
 ARRIVAL, COMPLETION = 0, 1  # of what happens at one time, arrivals come first
 
 
-class Clock(Environment):
+class Clock(Environment):  # type: ignore[misc]
     """Law: an event made by ``at(t)`` happens when ``now == t``, to the last bit."""
 
     def at(self, time_s: float, priority: int = COMPLETION) -> Event:

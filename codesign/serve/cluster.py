@@ -24,7 +24,8 @@ from codesign.serve.tasklog import TaskLog
 from workloads.requests import Requests
 
 REQUEST_COLUMNS = (
-    "arrival_s", "admitted_s", "first_token_s", "finished_s", "longest_gap_s", "preemptions", "group", "refused",
+    "arrival_s", "admitted_s", "first_token_s", "finished_s", "longest_gap_s", "preemptions", "group",
+    "refused",
 )  # fmt: skip
 
 
@@ -63,7 +64,9 @@ class Cluster:
         lanes = []
         for engine in range(p.replicas):
             for lane in range(p.pipeline):
-                groups = [Group(self.plan.kv, share, views, self.gaps, self._on_finish) for _ in range(p.data)]
+                groups = [
+                    Group(self.plan.kv, share, views, self.gaps, self._on_finish) for _ in range(p.data)
+                ]
                 lanes.append(Lane(engine, lane, groups, self.engines[engine], self.shared))
         return lanes
 

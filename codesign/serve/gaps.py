@@ -36,4 +36,4 @@ class Gaps:
 
     def _quantile(self, share: float, total: int) -> float:
         place = int(np.searchsorted(np.cumsum(self.counts), share * total))
-        return min(self.longest_s, _LEAST_S * 10.0 ** ((place + 0.5) / _PER_DECADE))
+        return min(self.longest_s, float(_LEAST_S * 10.0 ** ((place + 0.5) / _PER_DECADE)))

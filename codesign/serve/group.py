@@ -87,7 +87,11 @@ class Group:
     """
 
     def __init__(
-        self, kv: KvShape, capacity_bytes: int, views: tuple[View, ...], gaps: Gaps,
+        self,
+        kv: KvShape,
+        capacity_bytes: int,
+        views: tuple[View, ...],
+        gaps: Gaps,
         on_finish: Callable[[Sequence], None],
     ) -> None:
         self.kv, self.capacity_bytes, self.free_bytes = kv, capacity_bytes, capacity_bytes

@@ -56,7 +56,9 @@ def _last_end_s(cluster: Cluster) -> float:
 
 
 def _requests(cluster: Cluster) -> str:
-    inside = len({s for group in cluster.groups for s in (*group.waiting, *group.prefilling, *group.decoding)})
+    inside = len(
+        {s for group in cluster.groups for s in (*group.waiting, *group.prefilling, *group.decoding)}
+    )
     if cluster.submitted == cluster.finished + cluster.refused + inside:
         return ""
     return f"{cluster.submitted} in, {cluster.finished} done, {cluster.refused} refused, {inside} inside"
@@ -98,7 +100,9 @@ def _paths(cluster: Cluster) -> str:
     log = np.array(cluster.shared.log).reshape(-1, len(ITERATION_COLUMNS))
     spent = float((log[:, 1] - log[:, 0]).sum())
     found = sum(float(e.path_parts.sum() + e.tally[TALLY.index("queued_s")]) for e in cluster.engines)
-    return "" if abs(spent - found) <= 1e-6 * max(spent, 1e-9) else f"{found:.17g} s on paths of {spent:.17g} s"
+    return (
+        "" if abs(spent - found) <= 1e-6 * max(spent, 1e-9) else f"{found:.17g} s on paths of {spent:.17g} s"
+    )
 
 
 def _causality(cluster: Cluster) -> str:

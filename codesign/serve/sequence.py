@@ -25,7 +25,8 @@ class Sequence:
 
     __slots__ = (
         "admitted_s", "arrival_s", "blocks", "finished_s", "first_step", "first_token_s", "gap_start_s",
-        "generated", "group", "index", "kv_bytes", "last_step", "longest_gap_s", "output", "preemptions", "prefilled", "prompt",
+        "generated", "group", "index", "kv_bytes", "last_step", "longest_gap_s", "output", "preemptions",
+        "prefilled", "prompt",
         "refused", "target",
     )  # fmt: skip
 

@@ -11,8 +11,24 @@ from numpy.typing import NDArray
 
 from ext.graph import reference as graph
 from ext.iteration.layout import (
-    ACTIVE_S, COMBINE, COMPUTE, DISPATCH, EXPERTS, FLOP_PER_TOKEN, HEAD_S, KINDS, LAUNCH, LAUNCH_S,
-    LINK_BANDWIDTH, MEMORY, PARTS, POWER, SECONDS_PER_BYTE, SECONDS_PER_WORK, TALLY, Layout,
+    ACTIVE_S,
+    COMBINE,
+    COMPUTE,
+    DISPATCH,
+    EXPERTS,
+    FLOP_PER_TOKEN,
+    HEAD_S,
+    KINDS,
+    LAUNCH,
+    LAUNCH_S,
+    LINK_BANDWIDTH,
+    MEMORY,
+    PARTS,
+    POWER,
+    SECONDS_PER_BYTE,
+    SECONDS_PER_WORK,
+    TALLY,
+    Layout,
 )  # fmt: skip
 
 F64 = NDArray[np.float64]
@@ -20,8 +36,13 @@ I32 = NDArray[np.int32]
 
 
 def count(
-    ids: NDArray[np.int16], group_ptr: I32, expert_group: NDArray[np.int16], n_groups: int, counts: I32,
-    pair: I32, pairs: bool,
+    ids: NDArray[np.int16],
+    group_ptr: I32,
+    expert_group: NDArray[np.int16],
+    n_groups: int,
+    counts: I32,
+    pair: I32,
+    pairs: bool,
 ) -> int:
     """Count the tokens of each expert, and the token copies that go from data groups to expert groups.
 
@@ -62,7 +83,7 @@ def norm(a: float, b: float, power: float) -> float:
         return math.cbrt(a * a * a + b * b * b)
     if power == 4.0:
         return math.sqrt(math.sqrt((a * a) * (a * a) + (b * b) * (b * b)))
-    return (a**power + b**power) ** (1.0 / power)
+    return float((a**power + b**power) ** (1.0 / power))
 
 
 class Iteration:
@@ -112,8 +133,17 @@ class Iteration:
             if lay.exchanged:
                 self.cost_exchanges()
         end_s = self.execute(
-            lay.row, lay.resource, lay.discipline, lay.pred_ptr, lay.pred, self.row_s, start_s, self.free_s,
-            self.busy_s, self.finish_s, self.cause,
+            lay.row,
+            lay.resource,
+            lay.discipline,
+            lay.pred_ptr,
+            lay.pred,
+            self.row_s,
+            start_s,
+            self.free_s,
+            self.busy_s,
+            self.finish_s,
+            self.cause,
         )
         self.path_length = graph.critical_path(self.finish_s, self.cause, self.path)
         self.attribute(static_parts, start_s)

@@ -1,5 +1,7 @@
 """Elasticities are derivatives: they equal finite differences where the critical path does not switch."""
 
+from itertools import pairwise
+
 import pytest
 
 import codesign
@@ -71,4 +73,4 @@ def test_advice_names_the_strongest_lever_first():
     levers = advise(result.to_dict())
     strongest = min(result.elasticities, key=result.elasticities.get)
     assert levers[0].resource == strongest
-    assert all(a.elasticity <= b.elasticity for a, b in zip(levers, levers[1:], strict=False))
+    assert all(a.elasticity <= b.elasticity for a, b in pairwise(levers))

@@ -17,16 +17,19 @@ def plan_of(model="mixtral-8x7b", parallel=None, system="dgx-h100", **more):
     return build_plan(
         codesign.load_experiment(
             {
-                "model": model, "system": system, "parallel": parallel or {},
+                "model": model,
+                "system": system,
+                "parallel": parallel or {},
                 "workload": {"requests": {"count": 1, "batch": True, "prompt_tokens": 1, "output_tokens": 1}},
                 **more,
-            }  # fmt: skip
+            }
         )
     )
 
 
 DEGREES = [
-    {"tensor": 8}, {"tensor": 2, "expert": 4}, {"tensor": 1, "expert": 8}, {"tensor": 4, "expert": 2, "data": 2},
+    {"tensor": 8}, {"tensor": 2, "expert": 4}, {"tensor": 1, "expert": 8},
+    {"tensor": 4, "expert": 2, "data": 2},
     {"tensor": 2, "expert": 2, "data": 2, "pipeline": 2}, {"tensor": 2, "pipeline": 4},
 ]  # fmt: skip
 
@@ -61,7 +64,9 @@ def test_stages_partition_the_layers(layers, stages):
 
 
 @pytest.mark.parametrize("name", PLACEMENTS.names())
-@given(layers=st.integers(1, 4), per_group=st.integers(1, 9), groups=st.integers(1, 16), seed=st.integers(0, 99))
+@given(
+    layers=st.integers(1, 4), per_group=st.integers(1, 9), groups=st.integers(1, 16), seed=st.integers(0, 99)
+)
 @settings(max_examples=25, deadline=None)
 def test_any_placement_gives_every_group_the_same_number(name, layers, per_group, groups, seed):
     placement = PLACEMENTS.get(name)()
@@ -71,8 +76,8 @@ def test_any_placement_gives_every_group_the_same_number(name, layers, per_group
 
 
 @given(
-    tensor=st.sampled_from([1, 2, 4]), data=st.sampled_from([1, 2, 4]), expert_tensor=st.sampled_from([1, 2, 4]),
-    per_node=st.sampled_from([1, 2, 4, 16]), seed=st.integers(0, 9),
+    tensor=st.sampled_from([1, 2, 4]), data=st.sampled_from([1, 2, 4]),
+    expert_tensor=st.sampled_from([1, 2, 4]), per_node=st.sampled_from([1, 2, 4, 16]), seed=st.integers(0, 9),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_what_is_sent_is_received(tensor, data, expert_tensor, per_node, seed):
@@ -118,10 +123,15 @@ def one_token_s(model, **more):
     """Time of a request of one token that gives one token, on one device, by roofline."""
     result = codesign.simulate(
         {
-            "model": model, "system": {"from": "workstation", "device": "h100"}, "cost_model": "roofline",
-            "workload": {"requests": {"count": 1, "batch": True, "prompt_tokens": 1, "output_tokens": 1}, "routing": "uniform"},
+            "model": model,
+            "system": {"from": "workstation", "device": "h100"},
+            "cost_model": "roofline",
+            "workload": {
+                "requests": {"count": 1, "batch": True, "prompt_tokens": 1, "output_tokens": 1},
+                "routing": "uniform",
+            },
             **more,
-        }  # fmt: skip
+        }
     )
     return result.summary["simulated_s"]
 
@@ -151,7 +161,9 @@ def test_an_expert_layer_of_one_token_reads_top_k_experts():
 
     model = load("mixtral-8x7b")
     expert = model.layers[0].moe.expert_parameters(model.hidden_size)
-    bandwidth = codesign.load_experiment("examples/llama-3.1-70b-dense.yaml").system.device.memory["hbm"].bandwidth
+    bandwidth = (
+        codesign.load_experiment("examples/llama-3.1-70b-dense.yaml").system.device.memory["hbm"].bandwidth
+    )
     step = total(3) - total(2)
     assert step == pytest.approx(total(4) - total(3), rel=1e-9)
     assert step == pytest.approx(2.0 * expert / bandwidth, rel=0.002)  # and the token's own vectors

@@ -33,7 +33,9 @@ def test_entries_read_equal_the_sum_over_sequences(limit, compression, moves):
             reads.leave(offsets.pop(value % len(offsets)))
         else:
             contexts = [step + offset for offset in offsets]
-            near = sum(contexts if limit is None and compression == 1 else [min(c, limit or 0) for c in contexts])
+            near = sum(
+                contexts if limit is None and compression == 1 else [min(c, limit or 0) for c in contexts]
+            )
             far = sum(contexts) // compression if compression > 1 else 0
             assert reads.total(step) == near + far
             step += 1
@@ -55,9 +57,17 @@ def run_with_kv(kv_bytes, batching="chunked_prefill", **requests):
         {
             "model": {"from": "llama-2-7b", "num_hidden_layers": 2},
             "system": {"from": "workstation", "device": "a100"},
-            "workload": {"requests": {"count": 30, "batch": True, "prompt_tokens": 100, "output_tokens": 60, **requests}},
+            "workload": {
+                "requests": {
+                    "count": 30,
+                    "batch": True,
+                    "prompt_tokens": 100,
+                    "output_tokens": 60,
+                    **requests,
+                }
+            },
             "policies": {"batching": batching},
-        }  # fmt: skip
+        }
     )
     plan = build_plan(experiment)
     plan = replace(plan, residency=replace(plan.residency, kv_bytes=kv_bytes))
@@ -70,14 +80,17 @@ def token_bytes():
     return load({"from": "llama-2-7b", "num_hidden_layers": 2}).kv_bytes_per_token(2.0)
 
 
-@pytest.mark.parametrize("batching", ["chunked_prefill", "prefill_first", {"name": "static", "batch_size": 10}])
+@pytest.mark.parametrize(
+    "batching", ["chunked_prefill", "prefill_first", {"name": "static", "batch_size": 10}]
+)
 def test_preemption_by_recompute_loses_nothing(batching):
     roomy, _ = run_with_kv(1e10, batching)
     tight, laws = run_with_kv(5 * 176 * token_bytes(), batching)
     assert sum(group.preemptions for group in roomy.groups) == 0
     assert sum(group.preemptions for group in tight.groups) > 0
     assert all(laws.values())
-    assert tight.finished == 30 and tight.shared.output_tokens == 30 * 60
+    assert tight.finished == 30
+    assert tight.shared.output_tokens == 30 * 60
     assert all(group.free_bytes == group.capacity_bytes for group in tight.groups)
     assert all(group.outstanding_tokens == 0 for group in (*tight.groups, *roomy.groups))
     assert tight.clock.now > roomy.clock.now

@@ -98,8 +98,8 @@ def test_a_token_is_dispatched_once_to_a_group_that_holds_two_of_its_experts():
 
 
 @given(
-    seed=st.integers(0, 2**32 - 1), tokens=st.integers(0, 600), n_groups=st.sampled_from([1, 2, 8, 9, 16, 40]),
-    k=st.sampled_from([1, 2, 3, 4, 8]),
+    seed=st.integers(0, 2**32 - 1), tokens=st.integers(0, 600),
+    n_groups=st.sampled_from([1, 2, 8, 9, 16, 40]), k=st.sampled_from([1, 2, 3, 4, 8]),
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
 def test_counting_twins_agree_for_many_groups_and_full_lanes(seed, tokens, n_groups, k):
