@@ -9,7 +9,6 @@ from typing import Any
 import hwmodels
 import workloads.models
 from codesign.base.document import Document, read_yaml, validate
-from codesign.base.errors import ConfigError
 from codesign.experiment.experiment import Experiment
 from codesign.experiment.override import override
 from codesign.experiment.schema import ExperimentSpec
@@ -87,8 +86,8 @@ def _check_parts(experiment: Experiment) -> None:
     if experiment.model.moe_layers:
         read_generator(experiment.part("workload", "routing"))
     if experiment.model.encoder_layers:
-        raise ConfigError(
-            f"{experiment.document.where(('model',))}: model = {experiment.model.name}: is an encoder-decoder; it can be shown (codesign models show) but not yet served"
+        raise experiment.document.error(
+            ("model",), "is an encoder-decoder; it can be shown (codesign models show) but not yet served"
         )
     build_policies(experiment)
     build_plan(experiment)

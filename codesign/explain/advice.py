@@ -16,8 +16,8 @@ _WHAT = {
     "link_bandwidth": "a faster link inside the node, fewer bits on the way (precision.dispatch), or"
     " less tensor parallelism",
     "link_latency": "fewer messages: less tensor parallelism, fused exchanges, larger batches",
-    "network_bandwidth": "a faster network, experts placed so that tokens stay in their node, or fewer bits on"
-    " the way",
+    "network_bandwidth": "a faster network, experts placed so that tokens stay in their node, or fewer bits"
+    " on the way",
     "network_latency": "fewer exchanges between nodes: another parallel plan, larger batches",
     "engine": "a faster scheduler, or scheduling while the devices compute",
 }

@@ -18,7 +18,7 @@ EXAMPLE = "examples/mixtral-dgx-h100.yaml"
     [
         ({"parallel.tensor": 3}, ["parallel.tensor = 3", "must divide", "1, 2, 4, 8"]),
         ({"parallel.expert": 16}, ["parallel.expert = 16", "must divide"]),
-        ({"parallel.replicas": 99, "parallel.data": 1, "parallel.expert": 1}, ["replicas = 99", "room for 4"]),
+        ({"parallel.replicas": 99, "parallel.data": 1, "parallel.expert": 1}, ["replicas = 99", "for 4"]),
         ({"model": "mixtrall-8x7b"}, ["did you mean 'mixtral-8x7b'"]),
         ({"model.num_experts_per_tok": 9}, ["num_experts_per_tok = 9", "8 experts"]),
         ({"system": "dgx-h10"}, ["did you mean 'dgx-h100'"]),
