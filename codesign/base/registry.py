@@ -43,7 +43,7 @@ class Registry(Generic[T]):
 
     def _entry_points(self) -> dict[str, Any]:
         if self._outside is None:
-            found = entry_points(group=f"codesign.{self.slot}")
+            found = entry_points(group=f"codesign.{self.slot.replace(' ', '_')}")
             self._outside = {point.name: point for point in found}
         return self._outside
 
