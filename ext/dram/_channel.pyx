@@ -92,6 +92,7 @@ cdef struct Machine:
     Bank* bank
     int* banks_of[2]  # banks with entries, for reads and writes
     int n_banks_of[2]
+    int64_t* when[2][2]  # [queue][COL or ROW][place]: no sooner can the bank's entry go on
     int head[2]
     int tail[2]
     int size[2]
@@ -230,9 +231,24 @@ cdef inline void refind(Machine* m, Bank* b, int q) noexcept nogil:
         e = m.entry[e].bank_next
 
 
-cdef inline void lower(Machine* m, int q, int kind, int64_t t) noexcept nogil:
-    if t < m.bound[q][kind]:
-        m.bound[q][kind] = t
+cdef inline void settle_hit(Machine* m, Bank* b, int q) noexcept nogil:
+    """Note when the bank's oldest hit can go on."""
+    cdef int64_t t = NEVER
+    if b.hit[q] >= 0:
+        t = ready_at(m, b, WR if q else RD)
+        if t < m.bound[q][COL]:
+            m.bound[q][COL] = t
+    m.when[q][COL][b.place[q]] = t
+
+
+cdef inline void settle_miss(Machine* m, Bank* b, int q) noexcept nogil:
+    """Note when the bank can be opened or closed for its oldest entry of another row."""
+    cdef int64_t t = NEVER
+    if b.miss[q] >= 0 and b.row != OPENING and not (b.owned and b.row >= 0):
+        t = ready_at(m, b, ACT if b.row == CLOSED else PRE)
+        if t < m.bound[q][ROW]:
+            m.bound[q][ROW] = t
+    m.when[q][ROW][b.place[q]] = t
 
 
 cdef inline void row_changed(Machine* m, int bank, int row) noexcept nogil:
@@ -244,10 +260,8 @@ cdef inline void row_changed(Machine* m, int bank, int row) noexcept nogil:
         if b.head[q] < 0:
             continue
         refind(m, b, q)
-        if b.hit[q] >= 0:
-            lower(m, q, COL, ready_at(m, b, WR if q else RD))
-        if b.miss[q] >= 0 and row != OPENING:
-            lower(m, q, ROW, ready_at(m, b, ACT if row == CLOSED else PRE))
+        settle_hit(m, b, q)
+        settle_miss(m, b, q)
 
 
 cdef inline void insert(Machine* m, int e, int q) noexcept nogil:
@@ -269,16 +283,17 @@ cdef inline void insert(Machine* m, int e, int q) noexcept nogil:
         b.head[q] = e
         b.place[q] = m.n_banks_of[q]
         m.banks_of[q][m.n_banks_of[q]] = x.bank
+        m.when[q][COL][m.n_banks_of[q]] = NEVER
+        m.when[q][ROW][m.n_banks_of[q]] = NEVER
         m.n_banks_of[q] += 1
     b.tail[q] = e
     if x.row == b.row:
         if b.hit[q] < 0:
             b.hit[q] = e
-            lower(m, q, COL, ready_at(m, b, WR if q else RD))
+            settle_hit(m, b, q)
     elif b.miss[q] < 0:
         b.miss[q] = e
-        if b.row != OPENING:
-            lower(m, q, ROW, ready_at(m, b, ACT if b.row == CLOSED else PRE))
+        settle_miss(m, b, q)
 
 
 cdef inline void take_out(Machine* m, int e, int q) noexcept nogil:
@@ -299,11 +314,15 @@ cdef inline void take_out(Machine* m, int e, int q) noexcept nogil:
         while other >= 0 and m.entry[other].row != b.row:
             other = m.entry[other].bank_next
         b.hit[q] = other
+        if other < 0:
+            m.when[q][COL][b.place[q]] = NEVER
     elif b.miss[q] == e:
         other = x.bank_next
         while other >= 0 and m.entry[other].row == b.row:
             other = m.entry[other].bank_next
         b.miss[q] = other
+        if other < 0:
+            m.when[q][ROW][b.place[q]] = NEVER
     if x.bank_prev >= 0:
         m.entry[x.bank_prev].bank_next = x.bank_next
     else:
@@ -317,6 +336,8 @@ cdef inline void take_out(Machine* m, int e, int q) noexcept nogil:
         m.n_banks_of[q] -= 1
         other = m.banks_of[q][m.n_banks_of[q]]
         m.banks_of[q][place] = other
+        m.when[q][COL][place] = m.when[q][COL][m.n_banks_of[q]]
+        m.when[q][ROW][place] = m.when[q][ROW][m.n_banks_of[q]]
         m.bank[other].place[q] = place
 
 
@@ -428,7 +449,7 @@ cdef inline void start_column(Machine* m, int e, int owner_place) noexcept nogil
             m.owner[i] = m.owner[i + 1]
         for i in range(2):  # the bank may be closed again
             if b.miss[i] >= 0:
-                lower(m, i, ROW, ready_at(m, b, PRE))
+                settle_miss(m, b, i)
     if m.closed_rows and b.hit[0] < 0 and b.hit[1] < 0 and b.owned == 0:
         command = WRA if q else RDA
     start_waits(m, command, x.bank)
@@ -531,18 +552,21 @@ cdef int find_owner(Machine* m) noexcept nogil:
 cdef int find_hit(Machine* m, int q) noexcept nogil:
     """Return the oldest entry of a queue whose burst may start now, or -1; set the bound."""
     cdef int i, e, best = -1
-    cdef int64_t t, least = NEVER, oldest = NEVER
+    cdef int64_t t, least = NEVER, oldest = NEVER, now = m.now
+    cdef int64_t* when = m.when[q][COL]
     cdef Bank* b
     cdef int command = WR if q else RD
     for i in range(m.n_banks_of[q]):
-        b = &m.bank[m.banks_of[q][i]]
-        e = b.hit[q]
-        if e < 0:
-            continue
-        t = ready_at(m, b, command)
-        if t <= m.now and m.entry[e].order < oldest:
-            oldest = m.entry[e].order
-            best = e
+        t = when[i]
+        if t <= now:
+            b = &m.bank[m.banks_of[q][i]]
+            t = ready_at(m, b, command)
+            when[i] = t
+            if t <= now:
+                e = b.hit[q]
+                if m.entry[e].order < oldest:
+                    oldest = m.entry[e].order
+                    best = e
         if t < least:
             least = t
     m.bound[q][COL] = least
@@ -551,36 +575,33 @@ cdef int find_hit(Machine* m, int q) noexcept nogil:
 
 cdef int find_row(Machine* m, int q, int64_t older) noexcept nogil:
     """Return the oldest entry (older than `older`) whose ACT or PRE may start now, or -1; set the bound."""
-    cdef int i, e, command, bank, best = -1
-    cdef int64_t t, least = NEVER, oldest = older
+    cdef int i, e, best = -1
+    cdef int64_t t, least = NEVER, oldest = older, now = m.now
+    cdef int64_t* when = m.when[q][ROW]
     cdef Bank* b
     for i in range(m.n_banks_of[q]):
-        bank = m.banks_of[q][i]
-        b = &m.bank[bank]
-        e = b.miss[q]
-        if e < 0 or b.row == OPENING:
-            continue
-        command = ACT
-        if b.row >= 0:
-            if b.owned:
-                continue
-            command = PRE
-        elif m.n_opening:
-            continue
-        t = ready_at(m, b, command)
-        if command == ACT:
-            t = whole(m, t)
-            if m.per_clock == 2 and not m.now & 1 and t <= m.now:
-                t = m.now + 1
-        else:
-            if m.keep_hits and b.hit[q] >= 0 and m.entry[b.hit[q]].accepted <= m.entry[e].accepted:
-                least = 0
-                continue
-            if t <= m.now and paired_away(m, PRE, bank, m.now):
-                t = m.now + 1
-        if t <= m.now and m.entry[e].order < oldest:
-            oldest = m.entry[e].order
-            best = e
+        t = when[i]
+        if t <= now:
+            b = &m.bank[m.banks_of[q][i]]
+            e = b.miss[q]
+            if b.row == CLOSED:
+                if m.n_opening:
+                    continue  # until the activation under way is complete
+                t = whole(m, ready_at(m, b, ACT))
+                when[i] = t
+                if t <= now and m.per_clock == 2 and not now & 1:
+                    t = now + 1
+            else:
+                t = ready_at(m, b, PRE)
+                when[i] = t
+                if m.keep_hits and b.hit[q] >= 0 and m.entry[b.hit[q]].accepted <= m.entry[e].accepted:
+                    least = 0
+                    continue
+                if t <= now and paired_away(m, PRE, m.banks_of[q][i], now):
+                    t = now + 1
+            if t <= now and m.entry[e].order < oldest:
+                oldest = m.entry[e].order
+                best = e
         if t < least:
             least = t
     m.bound[q][ROW] = least
@@ -958,11 +979,14 @@ cdef inline bint quick(Machine* m, int64_t due) noexcept nogil:
 
 cdef void serve(Machine* m, int64_t n, const int64_t* bank, const int64_t* row, const int64_t* unit,
                 const int64_t* write, const int64_t* arrival) noexcept nogil:
-    cdef int64_t todo = 0, t, due
+    cdef int64_t todo = 0, t, due, last
     cdef int k, w
     cdef bint blocked
     cdef bint split = m.split > 0
     while True:
+        if todo == n and m.pending_reads == 0 and m.end <= m.now:
+            if not m.drain or (m.size[1] == 0 and m.n_owners == 0 and m.n_opening == 0):
+                return
         # requests, offered before the next tick
         blocked = False
         for k in range(m.accept):
@@ -975,9 +999,6 @@ cdef void serve(Machine* m, int64_t n, const int64_t* bank, const int64_t* row, 
             if not w:
                 m.waiting += m.now - arrival[todo]
             todo += 1
-        if todo == n and m.pending_reads == 0 and m.end <= m.now:
-            if not m.drain or (m.size[1] == 0 and m.n_owners == 0 and m.n_opening == 0):
-                return
         # the next tick to look at
         due = NEVER
         if todo < n and not blocked:
@@ -988,9 +1009,11 @@ cdef void serve(Machine* m, int64_t n, const int64_t* bank, const int64_t* row, 
         if t == due and t > m.now + 1:  # nothing happens before the request arrives
             m.now = t - 1
             continue
-        if todo == n and m.pending_reads == 0 and m.end > m.now and t > m.end:
-            m.now = m.end
-            continue
+        if todo == n and m.pending_reads == 0 and t > m.now + 1 and t > m.end:
+            last = m.end if m.end > m.now + 1 else m.now + 1
+            if not m.drain or (m.size[1] == 0 and m.n_owners == 0 and m.n_opening == 0):
+                m.now = last
+                continue
         m.now = t
         refresh_tick(m)
         if split:
@@ -1086,6 +1109,8 @@ cdef void _set_queues(Machine* m, _Store store):
     m.deadline = <int64_t*> store.longs(m.n_banks + 1)
     for q in range(2):
         m.banks_of[q] = <int*> store.ints(m.n_banks + 1)
+        m.when[q][COL] = <int64_t*> store.longs(m.n_banks + 1)
+        m.when[q][ROW] = <int64_t*> store.longs(m.n_banks + 1)
         m.head[q] = m.tail[q] = -1
     for i in range(m.n_banks):
         m.bank[i].row = CLOSED
