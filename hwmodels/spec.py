@@ -53,7 +53,11 @@ class Compute(Strict):
     clock: Frequency  # the clock at which the peaks hold
     shared_memory_per_unit: Bytes | None = None
     tiles: list[tuple[PositiveInt, PositiveInt]] = Field(
-        default_factory=lambda: [(256, 128), (128, 128), (64, 128), (64, 64), (16, 64)], min_length=1
+        default_factory=lambda: [
+            (256, 128), (128, 256), (128, 128), (64, 256), (64, 128), (128, 64), (64, 64), (32, 64),
+            (16, 64), (16, 128),
+        ],
+        min_length=1,
     )
     launch_overhead: Latency  # floor of one kernel inside a CUDA graph
     architecture: str = "generic"  # ampere, hopper, ada, blackwell, cdna3, ...
