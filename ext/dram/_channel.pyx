@@ -61,28 +61,31 @@ cdef struct Bank:
     int32_t miss[2]  # oldest entry of another row, or of any row if the bank is closed
     int32_t place[2]  # in the list of banks with entries
     int32_t node[5]
+    int32_t base[5]  # of the node's row of `ready`
+    int32_t sibling  # first rank of the pseudo-channel
 
 
 cdef struct Wait:
     int64_t ticks
     int32_t after
+    int32_t level
     int32_t window
-    int32_t sibling
-    int32_t unused
 
 
 cdef struct Machine:
     # geometry and rules
-    int n_banks, pseudo, per_pseudo, scope_width, scope_level, n_scopes, levels_used
+    int n_banks, pseudo, ranks, per_pseudo, scope_width, scope_level
     int first[5]
     int width[5]
     int per_clock, two_buses, split, pairing, queue, accept, closed_rows, keep_hits, drain
     int64_t sync_tail, sync_read, sync_write, read_latency
     double high, low
-    # waits by (level, command): list[start[i]] .. list[start[i + 1]]
+    # waits by command: waits[start[command]] .. waits[start[command + 1] - 1]; the same between ranks
     Wait* waits
+    Wait* siblings
     int* start
-    int* windowed
+    int* start_sibling
+    int* windowed  # bits of the levels that need a history
     int64_t* ready  # [node][command]
     int64_t* ring  # [node][command][RING]
     # queues
@@ -98,6 +101,7 @@ cdef struct Machine:
     int size[2]
     int64_t bound[2][2]  # [queue][COL or ROW]
     int* owner
+    int64_t* owner_when  # no sooner can it send its burst
     int n_owners
     int64_t owner_bound
     int* opening
@@ -129,18 +133,18 @@ cdef struct Machine:
 # -- waits --------------------------------------------------------------------------------------------
 cdef inline int64_t ready_at(Machine* m, Bank* b, int command) noexcept nogil:
     """First tick at which a command to one bank may start."""
-    cdef int64_t* r = m.ready
-    cdef int64_t t = r[command]
-    cdef int64_t v = r[b.node[1] * NC + command]
+    cdef int64_t* r = m.ready + command
+    cdef int64_t t = r[0]
+    cdef int64_t v = r[b.base[1]]
     if v > t:
         t = v
-    v = r[b.node[2] * NC + command]
+    v = r[b.base[2]]
     if v > t:
         t = v
-    v = r[b.node[3] * NC + command]
+    v = r[b.base[3]]
     if v > t:
         t = v
-    v = r[b.node[4] * NC + command]
+    v = r[b.base[4]]
     return v if v > t else t
 
 
@@ -156,61 +160,78 @@ cdef int64_t scope_ready(Machine* m, int bank, int command) noexcept nogil:
     return t
 
 
-cdef inline void raise_node(Machine* m, int level, int node, int command) noexcept nogil:
-    cdef int i, k
-    cdef int64_t t, past
-    cdef int64_t* ring
-    cdef int64_t* slot
-    cdef int at = level * NC + command
-    if m.windowed[at]:
-        ring = &m.ring[(node * NC + command) * RING]
-        for k in range(RING - 1, 0, -1):
-            ring[k] = ring[k - 1]
-        ring[0] = m.now
-    for i in range(m.start[at], m.start[at + 1]):
-        if m.waits[i].sibling:
-            continue
-        past = m.now
-        if m.waits[i].window > 1:
-            past = m.ring[(node * NC + command) * RING + m.waits[i].window - 1]
-            if past < 0:
-                continue
-        t = past + m.waits[i].ticks
-        slot = &m.ready[node * NC + m.waits[i].after]
-        if slot[0] < t:
-            slot[0] = t
+cdef inline void remember(Machine* m, int node, int command) noexcept nogil:
+    """Keep the last starts of a command at a node."""
+    cdef int k
+    cdef int64_t* ring = &m.ring[(node * NC + command) * RING]
+    for k in range(RING - 1, 0, -1):
+        ring[k] = ring[k - 1]
+    ring[0] = m.now
 
 
-cdef void raise_siblings(Machine* m, int level, int bank, int command) noexcept nogil:
-    cdef int i, node, mine, per_parent, begin
-    cdef int at = level * NC + command
+cdef inline void raise_one(Machine* m, Wait* w, int node, int command) noexcept nogil:
+    cdef int64_t past = m.now, t
+    cdef int64_t* slot = &m.ready[node * NC + w.after]
+    if w.window > 1:
+        past = m.ring[(node * NC + command) * RING + w.window - 1]
+        if past < 0:
+            return
+    t = past + w.ticks
+    if slot[0] < t:
+        slot[0] = t
+
+
+cdef void raise_siblings(Machine* m, int bank, int command) noexcept nogil:
+    """Waits between ranks of one pseudo-channel."""
+    cdef int i, node
+    cdef int mine = m.bank[bank].node[2]
+    cdef int begin = m.bank[bank].sibling
     cdef int64_t t
-    for i in range(m.start[at], m.start[at + 1]):
-        if not m.waits[i].sibling:
-            continue
-        mine = m.first[level] + bank // m.width[level]
-        per_parent = m.width[level - 1] // m.width[level]
-        begin = m.first[level] + bank // m.width[level - 1] * per_parent
-        t = m.now + m.waits[i].ticks
-        for node in range(begin, begin + per_parent):
-            if node != mine and m.ready[node * NC + m.waits[i].after] < t:
-                m.ready[node * NC + m.waits[i].after] = t
+    cdef Wait* w
+    for i in range(m.start_sibling[command], m.start_sibling[command + 1]):
+        w = &m.siblings[i]
+        t = m.now + w.ticks
+        for node in range(begin, begin + m.ranks):
+            if node != mine and m.ready[node * NC + w.after] < t:
+                m.ready[node * NC + w.after] = t
+
+
+cdef inline void raise_bank(Machine* m, int bank, int command) noexcept nogil:
+    """Waits of a command to one bank."""
+    cdef int i
+    cdef Bank* b = &m.bank[bank]
+    cdef Wait* w
+    cdef int64_t now = m.now, t
+    cdef int64_t* slot
+    if m.windowed[command]:
+        for i in range(5):
+            if m.windowed[command] >> i & 1:
+                remember(m, b.node[i], command)
+        for i in range(m.start[command], m.start[command + 1]):
+            raise_one(m, &m.waits[i], b.node[m.waits[i].level], command)
+    else:
+        for i in range(m.start[command], m.start[command + 1]):
+            w = &m.waits[i]
+            t = now + w.ticks
+            slot = &m.ready[b.base[w.level] + w.after]
+            if slot[0] < t:
+                slot[0] = t
+    if m.start_sibling[command] != m.start_sibling[command + 1]:
+        raise_siblings(m, bank, command)
 
 
 cdef void raise_scope(Machine* m, int bank, int command) noexcept nogil:
-    """Waits of a command to all banks of a scope."""
-    cdef int level, node, b, last
+    """Waits of a command to all banks of a scope: once per node above, at each node below."""
+    cdef int i, b, node, last
     cdef int start = bank // m.scope_width * m.scope_width
-    for level in range(m.scope_level + 1):
-        raise_node(m, level, m.bank[bank].node[level], command)
-        if level:
-            raise_siblings(m, level, bank, command)
-    for level in range(m.scope_level + 1, 5):
+    cdef Wait* w
+    for i in range(m.start[command], m.start[command + 1]):
+        w = &m.waits[i]
         last = -1
-        for b in range(start, start + m.scope_width):
-            node = m.bank[b].node[level]
+        for b in range(start, start + (m.scope_width if w.level > m.scope_level else 1)):
+            node = m.bank[b].node[w.level]
             if node != last:
-                raise_node(m, level, node, command)
+                raise_one(m, w, node, command)
                 last = node
 
 
@@ -404,18 +425,12 @@ cdef void record(Machine* m, int command, int bank) noexcept nogil:
 
 
 cdef inline void start_waits(Machine* m, int command, int bank) noexcept nogil:
-    cdef int level
-    cdef Bank* b = &m.bank[bank]
     if m.logging:
         record(m, command, bank)
     if command == PREA or command == REFA:
         raise_scope(m, bank, command)
-        return
-    raise_node(m, 0, 0, command)
-    for level in range(1, 5):
-        raise_node(m, level, b.node[level], command)
-    if m.width[1] != m.width[2]:
-        raise_siblings(m, 2, bank, command)
+    else:
+        raise_bank(m, bank, command)
 
 
 cdef inline void count_row(Machine* m, int e) noexcept nogil:
@@ -447,6 +462,7 @@ cdef inline void start_column(Machine* m, int e, int owner_place) noexcept nogil
         m.n_owners -= 1
         for i in range(owner_place, m.n_owners):
             m.owner[i] = m.owner[i + 1]
+            m.owner_when[i] = m.owner_when[i + 1]
         for i in range(2):  # the bank may be closed again
             if b.miss[i] >= 0:
                 settle_miss(m, b, i)
@@ -493,6 +509,7 @@ cdef void own(Machine* m, int e) noexcept nogil:
     cdef Bank* b = &m.bank[m.entry[e].bank]
     cdef int64_t t = ready_at(m, b, WR if m.entry[e].write else RD)
     m.owner[m.n_owners] = e
+    m.owner_when[m.n_owners] = t
     m.n_owners += 1
     b.owned += 1
     if m.n_owners == 1 or t < m.owner_bound:
@@ -538,9 +555,11 @@ cdef int find_owner(Machine* m) noexcept nogil:
     cdef Entry* x
     for i in range(m.n_owners):
         x = &m.entry[m.owner[i]]
-        t = ready_at(m, &m.bank[x.bank], WR if x.write else RD)
+        t = m.owner_when[i]
         if t <= m.now:
-            if x.accepted < oldest:
+            t = ready_at(m, &m.bank[x.bank], WR if x.write else RD)
+            m.owner_when[i] = t
+            if t <= m.now and x.accepted < oldest:
                 oldest = x.accepted
                 best = i
         if t < least:
@@ -578,6 +597,7 @@ cdef int find_row(Machine* m, int q, int64_t older) noexcept nogil:
     cdef int i, e, best = -1
     cdef int64_t t, least = NEVER, oldest = older, now = m.now
     cdef int64_t* when = m.when[q][ROW]
+    cdef bint half = m.per_clock == 2 and not now & 1
     cdef Bank* b
     for i in range(m.n_banks_of[q]):
         t = when[i]
@@ -587,10 +607,11 @@ cdef int find_row(Machine* m, int q, int64_t older) noexcept nogil:
             if b.row == CLOSED:
                 if m.n_opening:
                     continue  # until the activation under way is complete
+                if half:
+                    least = now + 1
+                    continue
                 t = whole(m, ready_at(m, b, ACT))
                 when[i] = t
-                if t <= now and m.per_clock == 2 and not now & 1:
-                    t = now + 1
             else:
                 t = ready_at(m, b, PRE)
                 when[i] = t
@@ -1051,7 +1072,7 @@ cdef class _Store:
 
 
 cdef void _set_rules(Machine* m, channel, controller):
-    m.n_banks, m.pseudo = channel.n_banks, channel.pseudo
+    m.n_banks, m.pseudo, m.ranks = channel.n_banks, channel.pseudo, channel.ranks
     m.per_pseudo = m.n_banks // m.pseudo
     m.per_clock, m.two_buses, m.split = channel.ticks_per_clock, channel.two_buses, channel.split_activate
     m.pairing, m.queue, m.accept = channel.act_pairing, controller.queue, controller.accept
@@ -1075,19 +1096,22 @@ cdef void _set_refresh(Machine* m, channel, controller, _Store store):
     m.urgent = <int*> calloc(m.urgent_size, sizeof(int))
 
 
+cdef Wait* _wait_list(rows, _Store store):
+    cdef int i
+    cdef Wait* waits = <Wait*> store.raw(max(1, len(rows)) * sizeof(Wait))
+    for i, (after, level, ticks, window) in enumerate(rows):
+        waits[i].after, waits[i].level, waits[i].ticks, waits[i].window = after, level, ticks, window
+    return waits
+
+
 cdef void _set_waits(Machine* m, tables, _Store store):
     cdef int i
-    cdef int64_t[:, ::1] rows = tables.waits
-    cdef Wait* waits = <Wait*> store.raw(max(1, rows.shape[0]) * sizeof(Wait))
-    for i in range(rows.shape[0]):
-        waits[i].after, waits[i].ticks = <int32_t> rows[i, 0], rows[i, 1]
-        waits[i].window, waits[i].sibling = <int32_t> rows[i, 2], <int32_t> rows[i, 3]
-    m.waits = waits
-    m.start = <int*> store.ints(len(tables.start))
-    m.windowed = <int*> store.ints(len(tables.windowed))
-    for i in range(len(tables.start)):
-        m.start[i] = tables.start[i]
-    for i in range(len(tables.windowed)):
+    m.waits, m.siblings = _wait_list(tables.waits, store), _wait_list(tables.siblings, store)
+    m.start, m.start_sibling = <int*> store.ints(NC + 1), <int*> store.ints(NC + 1)
+    m.windowed = <int*> store.ints(NC)
+    for i in range(NC + 1):
+        m.start[i], m.start_sibling[i] = tables.start[i], tables.start_sibling[i]
+    for i in range(NC):
         m.windowed[i] = tables.windowed[i]
     for i in range(5):
         m.first[i], m.width[i] = tables.first[i], tables.width[i]
@@ -1104,7 +1128,8 @@ cdef void _set_queues(Machine* m, _Store store):
         m.free_list[i] = i
     m.n_free = entries
     m.bank = <Bank*> store.raw(m.n_banks * sizeof(Bank))
-    m.owner = <int*> store.ints(m.n_banks + 1)
+    m.owner = <int*> store.ints(m.n_banks + 2)
+    m.owner_when = <int64_t*> store.longs(m.n_banks + 2)
     m.opening = <int*> store.ints(m.n_banks + 1)
     m.deadline = <int64_t*> store.longs(m.n_banks + 1)
     for q in range(2):
@@ -1118,6 +1143,8 @@ cdef void _set_queues(Machine* m, _Store store):
             m.bank[i].head[q] = m.bank[i].tail[q] = m.bank[i].hit[q] = m.bank[i].miss[q] = -1
         for q in range(5):
             m.bank[i].node[q] = m.first[q] + i // m.width[q]
+            m.bank[i].base[q] = m.bank[i].node[q] * NC
+        m.bank[i].sibling = m.first[2] + i // m.width[1] * m.ranks
     m.pairing_tick, m.sync_entry = -1, -1
 
 

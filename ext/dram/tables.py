@@ -1,23 +1,24 @@
-"""The waits of a channel as arrays: sorted by (level, command), without those that others imply."""
+"""The waits of a channel as rows sorted by command, without those that others imply."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
+from .channel import N_COMMANDS, Channel, Command, Level, Wait
 
-from .channel import N_COMMANDS, N_LEVELS, Channel, Command, IntArray, Level, Wait
+Row = tuple[int, int, int, int]  # after, level, ticks, window
 
 
 @dataclass(frozen=True)
 class Tables:
     """What the compiled twin reads."""
 
-    waits: IntArray  # rows (after, ticks, window, sibling)
-    start: list[int]  # waits of (level, command) are rows start[level * N + command] and following
-    windowed: list[int]  # whether (level, command) needs its history
+    waits: list[Row]  # of command c: rows start[c] .. start[c + 1] - 1
+    start: list[int]
+    siblings: list[Row]  # the same, between ranks
+    start_sibling: list[int]
+    windowed: list[int]  # of each command: bits of the levels that need its history
     first: list[int]  # number of each level's first node
     width: list[int]  # banks below one node of a level
     nodes: int
@@ -26,24 +27,26 @@ class Tables:
 @lru_cache(maxsize=128)
 def tables_of(channel: Channel) -> Tables:
     """Compile a channel's waits; the result is kept per channel."""
-    waits = sorted(_needed(channel), key=lambda w: (w.level, w.before))
-    rows = [(w.after, w.ticks, w.window, int(w.sibling)) for w in waits]
-    keys = [w.level * N_COMMANDS + w.before for w in waits]
-    cells = N_LEVELS * N_COMMANDS
-    start = [int(np.searchsorted(keys, cell)) for cell in range(cells + 1)]
-    windowed = [0] * cells
-    for wait in waits:
-        windowed[wait.level * N_COMMANDS + wait.before] |= wait.window > 1
-    counts = [1, channel.pseudo, channel.ranks, channel.groups, channel.banks]
-    first, width, nodes = [], [], 1
-    total = 0
-    for count in counts:
+    needed = _needed(channel)
+    own = [wait for wait in needed if not wait.sibling]
+    between = [wait for wait in needed if wait.sibling and channel.ranks > 1]
+    windowed = [0] * N_COMMANDS
+    for wait in own:
+        windowed[wait.before] |= (wait.window > 1) << wait.level
+    first, width, total, nodes = [], [], 0, 1
+    for count in (1, channel.pseudo, channel.ranks, channel.groups, channel.banks):
         nodes *= count
         first.append(total)
         width.append(channel.n_banks // nodes)
         total += nodes
-    array = np.array(rows, dtype=np.int64).reshape(len(rows), 4)
-    return Tables(array, start, windowed, first, width, total)
+    return Tables(*_rows(own), *_rows(between), windowed, first, width, total)
+
+
+def _rows(waits: list[Wait]) -> tuple[list[Row], list[int]]:
+    ordered = sorted(waits, key=lambda wait: (wait.before, wait.level))
+    rows = [(wait.after, wait.level, wait.ticks, wait.window) for wait in ordered]
+    start = [sum(wait.before < command for wait in ordered) for command in range(N_COMMANDS + 1)]
+    return rows, start
 
 
 def _needed(channel: Channel) -> list[Wait]:
@@ -52,24 +55,10 @@ def _needed(channel: Channel) -> list[Wait]:
     for wait in channel.waits:
         key = (wait.level, wait.before, wait.after, wait.window, wait.sibling)
         best[key] = max(best.get(key, 0), wait.ticks)
-    spans = _spans(channel)
     kept = []
     for (level, before, after, window, sibling), ticks in best.items():
-        wider = [
-            best.get((other, before, after, window, False), 0)
-            for other in range(level) if other <= spans(before) and not sibling
-        ]  # fmt: skip
-        if ticks > max(wider, default=0):
+        span = channel.refresh_scope if before in (Command.PREA, Command.REFA) else Level.BANK
+        wider = [best.get((above, before, after, window, False), 0) for above in range(min(level, span + 1))]
+        if ticks > (0 if sibling else max(wider, default=0)):
             kept.append(Wait(level, before, after, ticks, window, sibling))
     return kept
-
-
-def _spans(channel: Channel) -> Callable[[int], int]:
-    """Return the narrowest level at which a command acts as one node."""
-
-
-    def span(command: int) -> int:
-        scoped = command in (Command.PREA, Command.REFA)
-        return channel.refresh_scope if scoped else int(Level.BANK)
-
-    return span
