@@ -1,5 +1,6 @@
 """Where tokens go: generators, recorded traces, fits, statistics and routers.  Knows no hardware."""
 
+from workloads.routing import fits as _fits
 from workloads.routing import independent as _independent
 from workloads.routing import replay as _replay
 from workloads.routing import synthetic as _synthetic
@@ -19,4 +20,4 @@ __all__ = [
     "write_trace",
 ]
 
-_COMPONENTS = (_independent, _replay, _synthetic)
+_COMPONENTS = (_fits, _independent, _replay, _synthetic)

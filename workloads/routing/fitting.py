@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +17,30 @@ import numpy.typing as npt
 from codesign.base.errors import ConfigError
 from ext.routing import iid_kernels
 from workloads.routing.files import RoutingTrace
+from workloads.routing.fits import Fit
 from workloads.routing.latent import Float32, LatentModel, LatentStream, LayerLaw
-from workloads.routing.measures import indicator
 from workloads.routing.moments import NAMES, Sample, moments, sample_of
-from workloads.routing.stream import FloatArray
+from workloads.routing.stream import FloatArray, Int16Array
 
 # parameters of a layer, as the steps see them: log deviations, logit correlations, log gain, popularity scale
+DECAY = 0.7  # weight of each next slot in the pull between layers
+_RIDGE = 4.0  # pseudo-tokens by which the pull matrices are drawn to zero
 PARAMETERS = ("domain", "request", "slow", "slow_rho", "fast", "fast_rho", "coupling", "scale")
-START = np.array([np.log(0.6), np.log(1.0), np.log(0.7), 3.0, np.log(1.0), 0.0, np.log(0.6), 0.0])
+START = np.array([0.8, 1.1, 1.0, 2.6, 0.9, -0.2, 1.9, 0.0])
 LOW = np.array([-3.0, -3.0, -3.0, 1.5, -3.0, -1.5, -4.0, -1.5])
-HIGH = np.array([1.2, 1.6, 1.4, 5.0, 1.5, 1.3, 1.0, 0.5])
+HIGH = np.array([2.2, 2.4, 2.2, 4.2, 2.4, 0.4, 3.0, 0.5])
 STEP = np.array([0.25, 0.25, 0.25, 0.4, 0.25, 0.4, 0.2, 0.15])
 PRIOR = np.array([1.2, 1.0, 1.0, 1.5, 1.0, 1.0, 1.0, 0.6])  # deviations of a layer around the mean layer
-ERROR = {"same_domain": 0.02, "other_domain": 0.015, "gini": 0.015, "information": 0.015, "set_hit": 0.015}
+ERROR = {
+    "lag1": 0.005,
+    "same_domain": 0.02,
+    "other_domain": 0.015,
+    "gini": 0.015,
+    "information": 0.01,
+    "set_hit": 0.01,
+}
 _MOMENT_ERROR = 0.008
-_WORK = 120e6  # experts x layers x tokens that one simulation may draw
+_WORK = 40e6  # experts x layers x tokens that one simulation may draw
 
 
 @dataclass(frozen=True)
@@ -49,22 +59,53 @@ def log_popularity(sample: Sample) -> Float32:
     return np.asarray(logs - logs.mean(axis=1, keepdims=True), np.float32)
 
 
-def pull_matrices(sample: Sample) -> Float32:
-    """Return the log-odds pull of each expert of the layer before on each expert; float32 (L, E, E).
+def weighted(ids: Int16Array, n_experts: int, decay: float) -> Float32:
+    """Return the weight of each expert in a token, ``decay**slot``; float32, shape (T, E) of ids (T, k)."""
+    out = np.zeros((len(ids), n_experts), np.float32)
+    weights = np.broadcast_to(np.float32(decay) ** np.arange(ids.shape[1], dtype=np.float32), ids.shape)
+    np.put_along_axis(out, ids.astype(np.int64), weights, axis=1)
+    return out
+
+
+def pull_matrix(before: Float32, here: Float32, steps: int = 60) -> Float32:
+    """Return the pull of each expert of the layer before on each expert here, float32 (E, E).
+
+    Parameters
+    ----------
+    before, here : float32, shape (T, E)     weights of the experts of each token in both layers
 
     Notes
     -----
-    ``log p(e | b) / p(e)``, shrunk where b was seen rarely: 2 pseudo-draws per expert by popularity.  Rows are
-    centred by the experts' popularity, so that the pull moves no popularity on average.
+    Multinomial logistic regression with a ridge, by Adam: ``softmax(b + before @ W)`` nearest to `here`.
+    With Gumbel noise on ``b + before @ W`` the best expert has exactly that law (Plackett-Luce).
     """
+    goal = here / here.sum(axis=1, keepdims=True)
+    share = goal.mean(axis=0) + np.float32(1e-6)
+    weights, bias = np.zeros((before.shape[1], here.shape[1]), np.float32), np.log(share)
+    mean, spread = np.zeros_like(weights), np.zeros_like(weights)
+    ridge = np.float32(_RIDGE / len(before))
+    for step in range(1, steps + 1):
+        logits = before @ weights + bias
+        logits -= logits.max(axis=1, keepdims=True)
+        np.exp(logits, out=logits)
+        logits /= logits.sum(axis=1, keepdims=True)
+        slope = before.T @ (logits - goal) / np.float32(len(before)) + ridge * weights
+        bias -= np.float32(0.5) * (logits.mean(axis=0) - share) / share
+        mean = 0.9 * mean + 0.1 * slope
+        spread = 0.99 * spread + 0.01 * slope**2
+        rate = 0.15 / (1 - 0.9**step) * np.sqrt(1 - 0.99**step)
+        weights -= rate * mean / (np.sqrt(spread) + 1e-8)
+    return np.asarray(weights - weights.mean(axis=1, keepdims=True))
+
+
+def pull_matrices(sample: Sample, decay: float) -> Float32:
+    """Return `pull_matrix` of every layer and the one before; float32 (L, E, E), the first zero."""
     n_layers, n = sample.ids.shape[1], sample.n_experts
     out = np.zeros((n_layers, n, n), np.float32)
-    here = indicator(sample.ids[:, 0], n)
+    here = weighted(sample.ids[:, 0], n, decay)
     for layer in range(1, n_layers):
-        before, here = here, indicator(sample.ids[:, layer], n)
-        share = (here.mean(axis=0) + 1e-6) / (here.mean(axis=0) + 1e-6).sum()
-        joint = before.T @ here + 2.0 * n * share
-        out[layer] = np.log(joint / joint.sum(axis=1, keepdims=True) / share)
+        before, here = here, weighted(sample.ids[:, layer], n, decay)
+        out[layer] = pull_matrix(before, here)
     return out
 
 
@@ -75,7 +116,8 @@ def laws_of(parameters: FloatArray) -> tuple[LayerLaw, ...]:
     return tuple(
         LayerLaw(
             *(round(float(x), 5) for x in (
-                size[i, 0], size[i, 1], size[i, 2], rho[i, 3], size[i, 4], rho[i, 5], size[i, 6] if i else 0.0
+                size[i, 0], size[i, 1], size[i, 2], rho[i, 3], size[i, 4], rho[i, 5],
+                size[i, 6] if i else 0.0, DECAY,
             ))
         )
         for i in range(len(parameters))
@@ -109,26 +151,34 @@ class Fitter:
         ids = stream.draw(requests, np.zeros_like(requests), lengths)
         return Sample(ids, self.sample.offsets, self.sample.domains, self.sample.n_experts)
 
-    def simulated(self, parameters: FloatArray) -> FloatArray:
-        """Return the mean moments of the replicates, (L, M)."""
-        return np.mean([moments(self.simulate(parameters, r)) for r in range(self.replicates)], axis=0)
+    def simulated(self, parameters: FloatArray, replicates: int = 1) -> FloatArray:
+        """Return the mean moments of some replicates, (L, M)."""
+        found = [moments(self.simulate(parameters, r)) for r in range(replicates)]
+        return np.asarray(np.mean(found, axis=0))
 
     def residual(self, found: FloatArray) -> FloatArray:
         """Return (recorded - simulated) / error, 0 where one is missing; (L, M)."""
-        return np.nan_to_num((self.target - found) / self.error)
+        return np.asarray(np.nan_to_num((self.target - found) / self.error))
 
-    def jacobian(self, found: FloatArray) -> FloatArray:
-        """Return the change of the scaled moments with each parameter, (L, M, P)."""
+    def jacobian(self) -> tuple[FloatArray, FloatArray]:
+        """Return the moments (L, M) and the change of the scaled ones with each parameter, (L, M, P).
+
+        Popularity is balanced anew after each move, so that a slope holds the marginals as they are.
+        """
+        kept, at = self.bias, self.parameters
+        found = self._balanced(at, kept)
         out = np.zeros((*found.shape, len(PARAMETERS)))
-        for p in range(len(PARAMETERS) - 1):
-            moved = self.parameters.copy()
+        for p in range(len(PARAMETERS)):
+            moved = at.copy()
             moved[:, p] += STEP[p]
-            out[:, :, p] = np.nan_to_num((self.simulated(moved) - found) / self.error) / STEP[p]
-        kept, scale = self.bias, np.exp(STEP[-1])
-        self.bias = (kept * scale).astype(np.float32)
-        out[:, :, -1] = np.nan_to_num((self.simulated(self.parameters) - found) / self.error) / STEP[-1]
-        self.bias = kept
-        return out
+            out[:, :, p] = np.nan_to_num((self._balanced(moved, kept) - found) / self.error) / STEP[p]
+        self.bias, self.parameters = kept, at
+        return self.simulated(at, self.replicates), out
+
+    def _balanced(self, parameters: FloatArray, bias: Float32) -> FloatArray:
+        self.parameters, self.bias = parameters, bias
+        self.balance((1.6, 1.2))
+        return self.simulated(parameters)
 
     def advance(self, jacobian: FloatArray, residual: FloatArray, damping: float) -> None:
         """Take one damped step; layers are drawn to the mean layer where the data say little."""
@@ -141,14 +191,13 @@ class Fitter:
             change = np.clip(np.linalg.solve(normal, gradient), -2 * STEP, 2 * STEP)
             self.parameters[layer] = np.clip(self.parameters[layer] + change, LOW, HIGH)
 
-    def rebalance(self, rate: float) -> None:
+    def balance(self, rates: tuple[float, ...]) -> None:
         """Move the bias of each expert so that simulated popularity meets the recorded one, scaled."""
-        samples = [self.simulate(self.parameters, 1000 + r) for r in range(2 * self.replicates)]
-        pooled = Sample(np.concatenate([s.ids for s in samples]), np.zeros(1, np.int64), np.zeros(0, np.int64),
-                        self.sample.n_experts)  # fmt: skip
-        scale = np.exp(self.parameters[:, -1:])
-        wanted = self.wanted * scale
-        self.bias = (self.bias + rate * (wanted - log_popularity(pooled))).astype(np.float32)
+        for rate in rates:
+            samples = [self.simulate(self.parameters, 1000 + r).ids for r in range(self.replicates + 1)]
+            pooled = replace(self.sample, ids=np.concatenate(samples))
+            wanted = self.wanted * np.exp(self.parameters[:, -1:])
+            self.bias = (self.bias + rate * (wanted - log_popularity(pooled))).astype(np.float32)
 
 
 def fit_trace(
@@ -176,27 +225,26 @@ def fit_trace(
     _, n_layers, top_k = trace.experts.shape
     sample = sample_of(trace)
     model = LatentModel(
-        laws_of(np.tile(START, (n_layers, 1))), log_popularity(sample), pull_matrices(sample), top_k,
+        laws_of(np.tile(START, (n_layers, 1))), log_popularity(sample), pull_matrices(sample, DECAY), top_k,
         max(1, len(trace.domain_names)), n_group, topk_group, scoring,
     )  # fmt: skip
     work = len(trace.experts) * n_layers * trace.n_experts
-    fitter = Fitter(trace, model, seed, int(np.clip(_WORK // work, 1, 4)))
-    for _ in range(3):
-        fitter.rebalance(0.7)
+    fitter = Fitter(trace, model, seed, int(np.clip(_WORK // work, 2, 4)))
+    fitter.balance((1.6,) * 5)
     for step in range(iterations):
-        found = fitter.simulated(fitter.parameters)
+        found, slopes = fitter.jacobian()
         residual = fitter.residual(found)
         if progress is not None:
             progress(step, float((residual**2).mean()))
-        fitter.advance(fitter.jacobian(found), residual, damping=0.3)
-        fitter.rebalance(0.7)
-        fitter.rebalance(0.5)
+        fitter.advance(slopes, residual, damping=0.1)
+        fitter.balance((1.6, 1.6, 1.2))
+    fitter.balance((1.2, 1.0, 0.8))
     return fitter.model(fitter.parameters), _report(fitter, iterations)
 
 
 def _report(fitter: Fitter, iterations: int) -> FitReport:
-    off = fitter.target - fitter.simulated(fitter.parameters)
-    known = ~np.isnan(off).all(axis=0)
+    off = fitter.target - fitter.simulated(fitter.parameters, fitter.replicates)
+    known = np.isfinite(off).any(axis=0).tolist()
     errors = {
         name: round(float(np.sqrt(np.nanmean(column**2))), 5)
         for name, column, use in zip(NAMES, off.T, known, strict=True)
@@ -207,7 +255,7 @@ def _report(fitter: Fitter, iterations: int) -> FitReport:
 
 def _reduced(trace: RoutingTrace) -> RoutingTrace:
     """Refuse what cannot be fitted; of a long trace take whole sequences spread over it."""
-    tokens, n_layers, top_k = trace.experts.shape
+    tokens, n_layers, _ = trace.experts.shape
     if (trace.experts < 0).any():
         raise ConfigError("the trace has unused slots (-1); only a fixed top-k can be fitted")
     if tokens < 1000:
@@ -222,3 +270,14 @@ def _reduced(trace: RoutingTrace) -> RoutingTrace:
     rows = np.concatenate([np.arange(a, a + n) for a, n in zip(trace.offsets[:-1], keep, strict=True)])
     offsets = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
     return replace(trace, experts=trace.experts[rows], offsets=offsets)
+
+
+def fit_of_trace(trace: RoutingTrace, source: str, *, name: str = "", **settings: Any) -> Fit:
+    """Fit a trace (see `fit_trace` for the settings) and return the fit with its sequences and domains."""
+    model, report = fit_trace(trace, **settings)
+    at = np.linspace(0, 1, 33)
+    lengths = tuple(int(x) for x in np.quantile(trace.lengths, at, method="nearest"))
+    tokens = np.bincount(trace.domains, minlength=len(trace.domain_names)).astype(np.float64)
+    shares = dict(zip(trace.domain_names, (tokens / tokens.sum()).tolist(), strict=True))
+    about = f"fitted to {len(trace.experts)} tokens of {len(trace.lengths)} sequences in {source}"
+    return Fit(model, name or trace.model, about, False, (), lengths, shares, report.errors)

@@ -8,7 +8,6 @@ inside the best groups) picks.  The parameters of each layer are fitted on a rec
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from codesign.base.random import stream, stream_key
 from ext.routing import latent_kernels
 from workloads.routing.replay import hash_ids
+from workloads.routing.slots import SlotTable, grown, parts_of
 from workloads.routing.stream import Int16Array, IntArray, RoutingShape, prepare_out
 
 Float32 = npt.NDArray[np.float32]
@@ -36,6 +36,7 @@ class LayerLaw:
     fast: float = 0.0
     fast_rho: float = 0.5
     coupling: float = 0.0  # gain on the pull matrix of the layer before
+    decay: float = 1.0  # weight of each next slot of the layer before in the pull
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ class LatentStream:
         coupled = len(model.coupling) and gains.any()
         pull = model.coupling * gains[:, None, None] if coupled else np.zeros((0, 1, 1), np.float32)
         self._coupling = np.ascontiguousarray(pull, np.float32)
+        decays = np.array([[law.decay] for law in model.laws], np.float32)
+        self._weights = decays ** np.arange(self.top_k, dtype=np.float32)
         self._request = np.array([[law.request] for law in model.laws], np.float32)
         self._domain_logits = self._domain_effects(seed)
         self._domains: dict[int, int] = {}
@@ -125,8 +128,7 @@ class LatentStream:
         self._scale = 2.0 ** (30 - self._shift) / 128.0
         self._members = 2 if model.scoring == "sigmoid" else 1
         self._limit = max(256, _STATE_BYTES // max(1, 12 * self.n_layers * self.n_experts))
-        self._slots: OrderedDict[int, int] = OrderedDict()
-        self._free: list[int] = []
+        self._slots = SlotTable(self._limit)
         self._states = np.empty((0, 3, self.n_layers, self.n_experts), np.float32)
         self._positions = np.zeros(0, np.int64)
 
@@ -156,77 +158,46 @@ class LatentStream:
         self, requests: IntArray, starts: IntArray, lengths: IntArray, out: Int16Array | None = None
     ) -> Int16Array:
         """Return the experts of the tokens of some spans (see `RoutingStream.draw`)."""
-        tokens = int(np.add.reduce(lengths))
         if out is None:
-            out = np.empty((tokens, self.n_layers, self.top_k), np.int16)
+            out = np.empty((int(np.add.reduce(lengths)), self.n_layers, self.top_k), np.int16)
         else:
             prepare_out(out, out.shape[0], self.n_layers, self.top_k)
-        if len(set(requests.tolist())) > self._limit:
-            return self._draw_parts(requests, starts, lengths, out)
-        slots = np.array([self._slot(request) for request in requests.tolist()], np.int64)
+        row = 0
+        for part in parts_of(requests, self._limit):
+            rows = int(np.add.reduce(lengths[part]))
+            self._draw(requests[part], starts[part], lengths[part], out[row : row + rows])
+            row += rows
+        return out
+
+    def _draw(self, requests: IntArray, starts: IntArray, lengths: IntArray, out: Int16Array) -> None:
+        slots, fresh = self._slots.find(requests)
+        if self._slots.size > len(self._positions):
+            self._grow()
+        for request, slot in fresh:
+            self._start(request, slot)
         latent_kernels().draw(
-            requests,
-            starts,
-            lengths,
-            slots,
-            self._key,
-            self._law,
-            gumbel_table(),
-            self._coupling,
-            self._states,
-            self._positions,
-            self._scale,
-            self._shift,
-            self.model.n_group,
-            self.model.topk_group,
-            self._members,
-            out,
-        )
-        return out
+            requests, starts, lengths, slots, self._key, self._law, gumbel_table(), self._coupling,
+            self._weights, self._states, self._positions, self._scale, self._shift, self.model.n_group,
+            self.model.topk_group, self._members, out,
+        )  # fmt: skip
 
-    def _draw_parts(
-        self, requests: IntArray, starts: IntArray, lengths: IntArray, out: Int16Array
-    ) -> Int16Array:
-        """Draw a batch of more requests than states are kept for, in parts."""
-        ends = np.concatenate([[0], np.cumsum(lengths)])
-        for first in range(0, len(requests), self._limit):
-            last = min(first + self._limit, len(requests))
-            part = slice(first, last)
-            self.draw(requests[part], starts[part], lengths[part], out[ends[first] : ends[last]])
-        return out
-
-    def _slot(self, request: int) -> int:
-        slot = self._slots.get(request)
-        if slot is not None:
-            self._slots.move_to_end(request)
-            return slot
-        slot = self._take_slot()
-        self._slots[request] = slot
-        self._positions[slot] = 0
-        z = normals(stream_key(self._request_key, request), self.model.popularity.size)
-        z = z.reshape(self.model.popularity.shape)
+    def _start(self, request: int, slot: int) -> None:
+        """Draw what stays the same over a request: its domain's part and its own."""
+        shape = self.model.popularity.shape
+        z = normals(stream_key(self._request_key, request), self.model.popularity.size).reshape(shape)
         self._states[slot, 0] = self._domain_logits[self.domain_of(request)] + self._request * z
-        return slot
+        self._positions[slot] = 0
 
-    def _take_slot(self) -> int:
-        if self._free:
-            return self._free.pop()
-        used = len(self._slots)
-        if used >= self._limit:
-            return self._slots.popitem(last=False)[1]
-        if used >= len(self._positions):
-            grown = min(max(16, 2 * used), self._limit)
-            states = np.empty((grown, *self._states.shape[1:]), np.float32)
-            states[:used] = self._states
-            self._positions = np.concatenate([self._positions, np.zeros(grown - used, np.int64)])
-            self._states = states
-        return used
+    def _grow(self) -> None:
+        rows = grown(len(self._positions), self._slots.size, self._limit)
+        states = np.zeros((rows, *self._states.shape[1:]), np.float32)
+        states[: len(self._states)] = self._states
+        self._positions = np.concatenate([self._positions, np.zeros(rows - len(self._positions), np.int64)])
+        self._states = states
 
     def forget(self, request: int) -> None:
         """Free the state of a request; drawing it again recreates the same experts."""
-        slot = self._slots.pop(request, None)
-        if slot is not None:
-            self._free.append(slot)
+        self._slots.drop(request)
         self._domains.pop(request, None)
 
 

@@ -68,7 +68,9 @@ def _overlaps(sample: Sample) -> list[FloatArray]:
 def frequencies(sample: Sample) -> FloatArray:
     """Return how often each sequence uses each expert, sums to 1; float64 (S, L, E)."""
     bounds = zip(sample.offsets, sample.offsets[1:], strict=False)
-    counts = [iid_kernels().counts(np.ascontiguousarray(sample.ids[a:b]), sample.n_experts) for a, b in bounds]
+    counts = [
+        iid_kernels().counts(np.ascontiguousarray(sample.ids[a:b]), sample.n_experts) for a, b in bounds
+    ]
     table = np.array(counts, np.float64)
     return np.asarray(table / np.maximum(table.sum(axis=2, keepdims=True), 1))
 
