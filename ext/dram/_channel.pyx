@@ -1155,7 +1155,8 @@ def run(channel, controller, const int64_t[::1] bank, const int64_t[::1] row, co
     cdef int64_t n = bank.shape[0], i
     cdef _Store store = _Store()
     if n == 0:
-        return Counters()
+        m.refresh = 2 if controller.refresh == Refresh.PER_BANK and channel.refresh_interval_bank > 0 else 0
+        return Counters(per_bank_refresh=m.refresh == 2)
     if not (row.shape[0] == unit.shape[0] == write.shape[0] == arrival.shape[0] == n):
         raise ValueError("bank, row, unit, write and arrival must be of one length")
     m = _zero()
@@ -1173,7 +1174,7 @@ def run(channel, controller, const int64_t[::1] bank, const int64_t[::1] row, co
         free(m.log)
     return Counters(
         m.end, m.reads, m.writes, m.forwarded, m.coalesced, m.hits, m.misses, m.conflicts, m.activations,
-        m.precharges, m.refreshes, m.served, m.latency, m.waiting, commands,
+        m.precharges, m.refreshes, m.refresh == 2, m.served, m.latency, m.waiting, commands,
     )
 
 

@@ -131,6 +131,7 @@ class Counters:
     activations: int = 0
     precharges: int = 0
     refreshes: int = 0  # refresh commands, all-bank or per-bank
+    per_bank_refresh: bool = False
     served: int = 0  # bursts sent
     latency: int = 0  # summed over reads: from the first tick at which it could start to its data
     waiting: int = 0  # summed over reads, from arrival to acceptance, ticks

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .channel import Channel, Command, Controller, Counters
+from .channel import Channel, Command, Controller, Counters, Refresh
 from .device import CLOSED, OPENING, Device, RefreshClock
 
 COLUMN = (Command.RD, Command.WR, Command.RDA, Command.WRA)
@@ -56,7 +56,7 @@ class Machine:
         self.draining = False
         self.synced_until = 0
         self.pairing_tick, self.pairing_command, self.pairing_bank = -1, -1, -1
-        self.count = Counters()
+        self.count = Counters(per_bank_refresh=self.clock.kind == Refresh.PER_BANK)
 
     # -- requests -------------------------------------------------------------------------------------
     def accept(self, bank: int, row: int, unit: int, write: bool) -> bool:
@@ -92,7 +92,7 @@ class Machine:
         """Advance by one tick and start at most one command on each bus."""
         self.now += 1
         for bank in self.clock.due(self.now):
-            all_bank = self.clock.kind == 1
+            all_bank = self.clock.kind == Refresh.ALL_BANK
             self.urgent.append(Entry(Command.REFA if all_bank else Command.REFB, bank, -1))
         if self.channel.split_activate:
             self._tick_split()
@@ -264,9 +264,9 @@ class Machine:
     # -- split activation and clock synchronisation (LPDDR5) ------------------------------------------
     def _tick_split(self) -> None:
         if self.after_sync:
-            pick, self.after_sync = self.after_sync, None
-            self._synchronised(pick.command)
-            self._start(pick)
+            self._synchronised(self.after_sync.command)
+            self._start(self.after_sync)
+            self.after_sync = None
             return
         urgent = self._second_half(self.now)
         pick = None if urgent else self._normal()

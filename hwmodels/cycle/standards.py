@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -63,7 +63,7 @@ class Organisation(Strict):
     banks: int = Field(gt=0)
     rows: int = Field(gt=0)
     columns: int = Field(gt=0)
-    nanoseconds: dict[str, float] = {}
+    nanoseconds: dict[str, float] = Field(default_factory=dict)
 
 
 class Grade(Strict):
@@ -71,8 +71,8 @@ class Grade(Strict):
 
     clock_ps: float = Field(gt=0)
     rate_mbps: float = Field(gt=0)
-    clocks: dict[str, int] = {}
-    nanoseconds: dict[str, float] = {}
+    clocks: dict[str, int] = Field(default_factory=dict)
+    nanoseconds: dict[str, float] = Field(default_factory=dict)
 
 
 class DramEnergy(Strict):
@@ -95,14 +95,14 @@ class Standard(Strict):
     read_latency: str
     buses: Literal["one", "two"]
     half_clocks: bool = False
-    command_clocks: dict[str, float] = {}
+    command_clocks: dict[str, float] = Field(default_factory=dict)
     split_activate: SplitActivate | None = None
     refresh: RefreshRule
     waits: dict[str, dict[str, str]]
     organisations: dict[str, Organisation]
     grades: dict[str, Grade]
-    nanoseconds: dict[str, float] = {}
-    least_clocks: dict[str, int] = {}
+    nanoseconds: dict[str, float] = Field(default_factory=dict)
+    least_clocks: dict[str, int] = Field(default_factory=dict)
     default: dict[str, str]
     energy: DramEnergy
     sources: dict[str, str]
@@ -179,6 +179,22 @@ def load_part(standard: str, grade: str | None = None, organisation: str | None 
     return Part(f"{grade}_{organisation}", described, shape, timing, speed.clock_ps * 1e-12)
 
 
+def named_part(name: str, where: str = "", known: Iterable[str] = ()) -> Part:
+    """Return the library's part of a name like ``HBM3_6400_16Gb_8hi``: grade, ``_``, organisation.
+
+    Raises
+    ------
+    ConfigError   no standard, grade or organisation of that name; `known` are other names to suggest
+    """
+    standard = load_standard(standard_of(name, where, known))
+    for grade in standard.grades:
+        organisation = name[len(grade) + 1 :]
+        if name == grade or (name.startswith(f"{grade}_") and organisation in standard.organisations):
+            return load_part(standard.standard, grade, organisation or None)
+    there = [f"{grade}_{shape}" for grade in standard.grades for shape in standard.organisations]
+    raise unknown_name("DRAM part", name, [*known, *there], where)
+
+
 def read_timings(path: str | Path) -> dict[str, Part]:
     """Read parts from a table: ``cfg``, ``geo_ch_pc_ra_bg_ba_ro_co``, clocks by name, ``tCK_ps``.
 
@@ -216,11 +232,11 @@ def _part_of_row(row: Mapping[str, str], where: str) -> Part:
     return part
 
 
-def standard_of(name: str, where: str = "") -> str:
+def standard_of(name: str, where: str = "", known: Iterable[str] = ()) -> str:
     """Return the library's standard that a part's name begins with: the longest one."""
     fits = [known for known in names() if name.lower().startswith(known)]
     if not fits:
-        raise unknown_name("DRAM standard of part", name, names(), where)
+        raise unknown_name("DRAM part", name, [*known, *names()], where)
     return max(fits, key=len)
 
 
@@ -242,7 +258,7 @@ def _channel(part: Part) -> Channel:
     per_clock = 2 if standard.half_clocks else 1
 
     def ticks(expression: str) -> int:
-        return round(_evaluate(expression, part.timing, part.name, per_clock) * 1)
+        return round(_evaluate(expression, part.timing, part.name, per_clock))
 
     split = standard.split_activate
     lengths = _lengths(standard, per_clock)
@@ -286,14 +302,14 @@ def _bus_waits(standard: Standard, lengths: Mapping[int, int]) -> list[Wait]:
     return out
 
 
-def _waits(standard: Standard, lengths: Mapping[int, int], ticks: object) -> list[Wait]:
+def _waits(standard: Standard, lengths: Mapping[int, int], ticks: Callable[[str], int]) -> list[Wait]:
     """Expand the file's waits.  They count from the end of a command of several ticks to the other's end."""
     out = []
     for level, rules in standard.waits.items():
         if level not in _LEVELS:
             raise unknown_name("level", level, _LEVELS, f"{standard.standard}: waits")
         for key, expression in rules.items():
-            nominal = ticks(expression)  # type: ignore[operator]
+            nominal = ticks(expression)
             befores, afters, window = _pairs(key, standard)
             for before in befores:
                 for after in afters:

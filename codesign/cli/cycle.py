@@ -1,0 +1,41 @@
+"""`codesign cycle`: the cycle models alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+FILE = click.Path(path_type=Path)
+
+
+@click.group()
+def cycle() -> None:
+    """Run the cycle models of DRAM, PIM and systolic arrays on tables of requests."""
+
+
+def _report(rows: list[dict[str, Any]], output: Path, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        click.echo(json.dumps({"rows": rows, "output": str(output)}))
+    else:
+        click.echo(f"{output}: {len(rows)} rows")
+
+
+@cycle.command()
+@click.argument("streams", metavar="STREAMS.csv", type=FILE)
+@click.option("-o", "--output", required=True, metavar="OUT.csv", type=FILE, help="Where results go.")
+@click.option("--timings", metavar="FILE.csv", type=FILE, help="Organisations and timings of the parts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def dram(streams: Path, output: Path, timings: Path | None, as_json: bool) -> None:
+    """Serve streams of bursts by DRAM channels.
+
+    STREAMS.csv has columns cfg, channels, queue, refresh, mapping, kind, n, inject_frac.  OUT.csv has these
+    and ck, bw_frac, read_lat_mc_ck, row_hits, row_misses, row_conflicts.  A part (cfg) is a row of the
+    timings, or GRADE_ORGANISATION of the library: HBM3_6400_16Gb_8hi.
+    """
+    from hwmodels.cycle.tables import dram_table
+
+    _report(dram_table(streams, output, timings), output, as_json)
