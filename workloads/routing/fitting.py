@@ -244,7 +244,7 @@ def fit_trace(
 
 def _report(fitter: Fitter, iterations: int) -> FitReport:
     off = fitter.target - fitter.simulated(fitter.parameters, fitter.replicates)
-    known = np.isfinite(off).any(axis=0).tolist()
+    known: list[bool] = np.isfinite(off).any(axis=0).tolist()
     errors = {
         name: round(float(np.sqrt(np.nanmean(column**2))), 5)
         for name, column, use in zip(NAMES, off.T, known, strict=True)
