@@ -80,15 +80,26 @@ def convert(trace: str, output: Path, as_json: bool) -> None:
 )
 @click.option("--name", help="Name of the dataset [default: of the output file].")
 @click.option("--source", "origin", help="Where the trace is from [default: its file name].")
+@click.option("--lengths", metavar="NPZ", help="TRACE is a table of ServeGen's clients; their lengths.")
 @_JSON
-def fit(trace: str, output: Path, name: str | None, origin: str | None, as_json: bool) -> None:
+def fit(
+    trace: str, output: Path, name: str | None, origin: str | None, lengths: str | None, as_json: bool
+) -> None:
     """Describe TRACE by quantile tables, for `dataset: FILE.yaml` in an experiment."""
-    from workloads.requests.fit import fit_dataset, fit_errors, write_dataset
+    from workloads.requests.fit import fit_clients, fit_dataset, fit_errors, write_dataset
+
+    labels = {"name": name or output.stem, "source": origin or Path(trace).name}
+    if lengths is not None:
+        from workloads.requests.client_files import read_clients, read_length_frequencies
+
+        fitted = fit_clients(read_clients(trace), read_length_frequencies(lengths), **labels)
+        write_dataset(fitted, output)
+        _show({"written": str(output), "clients": len(fitted["clients"])}, as_json)
+        return
     from workloads.requests.traces import read_trace
 
     found = read_trace(trace).requests
-    fitted = fit_dataset(found, name=name or output.stem, source=origin or Path(trace).name)
-    write_dataset(fitted, output)
+    write_dataset(fit_dataset(found, **labels), output)
     _show({"written": str(output)} | fit_errors(found, output), as_json)
 
 

@@ -13,9 +13,12 @@ from codesign.base.document import Document
 from codesign.base.errors import ConfigError
 from codesign.base.random import stream, stream_key
 from workloads.requests.arrivals import Arrivals, Poisson
+from workloads.requests.clients import ClientMix
 from workloads.requests.joint import GaussianCopula, draw_lengths
+from workloads.requests.lengths import Lengths
 from workloads.requests.sessions import Pairs, draw_sessions
 from workloads.requests.settings import (
+    ClientsForm,
     DatasetForm,
     DrawnForm,
     RequestSettings,
@@ -56,6 +59,8 @@ def build_requests(
         return _from_trace(settings, form, seed, base_dir)
     if isinstance(form, TenantsForm):
         return _from_tenants(settings, form, seed, base_dir)
+    if isinstance(form, ClientsForm):
+        return _from_clients(settings, form, seed, base_dir)
     if isinstance(form, DatasetForm):
         return _from_dataset(settings, form, seed, base_dir)
     return _synthetic(settings, form, seed)
@@ -114,11 +119,42 @@ def _from_dataset(
     return replace(found, concurrency=form.concurrency, name=table.name, source=table.source)
 
 
+def _from_clients(
+    settings: RequestSettings, form: ClientsForm, seed: int, base_dir: str | Path | None
+) -> Requests:
+    from workloads.requests.client_files import read_clients, read_length_frequencies
+    from workloads.requests.datasets import dataset_names, load_dataset
+
+    try:
+        record = read_clients(find_file(form.clients, base_dir))
+        if form.lengths in dataset_names():
+            table = load_dataset(form.lengths)
+            lengths: tuple[Lengths, Lengths] = (table.prompt, table.output)
+        else:
+            lengths = read_length_frequencies(find_file(form.lengths, base_dir))
+        if form.start >= record.end_s:
+            raise ConfigError(f"start is {form.start:g} s; the record ends at {record.end_s:g} s")
+        rng = stream(seed, "requests", "arrivals")
+        times, who = record.draw(form.count, form.rate, form.start, rng)
+    except ConfigError as error:
+        raise ConfigError(f"{settings.document.where(('clients',))}: clients: {error}") from None
+    if form.batch or form.concurrency is not None:
+        times = np.zeros(len(times))
+    tokens = draw_lengths(form.count, *lengths, GaussianCopula(), seed)
+    names = tuple(f"client {client.id}" for client in record.clients)
+    found = Requests(times, *tokens, tenant=who, tenant_names=names)
+    return replace(found, concurrency=form.concurrency, name=Path(form.clients).name, source=form.clients)
+
+
 def _drawn(
     settings: RequestSettings, form: DrawnForm, pairs: Pairs, process: Arrivals, rate_per_s: float, seed: int
 ) -> Requests:
     """Draw times and lengths, of single requests or of the turns of conversations."""
     sessions = settings.sessions
+    if sessions is None and isinstance(process, ClientMix):
+        drawn, who = process.draw(form.count, rate_per_s, stream(seed, "requests", "arrivals"))
+        names = tuple(f"client {i}" for i in range(len(process.shares)))
+        return Requests(drawn, *pairs(form.count), tenant=who, tenant_names=names)
     if sessions is None:
         times = arrival_times(settings, process, form.count, rate_per_s, seed)
         return Requests(times, *pairs(form.count))

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from codesign.base.errors import ConfigError
-from workloads.requests.lengths import normal_quantile, whole_tokens
+from workloads.requests.clients import ClientRecord
+from workloads.requests.lengths import Lengths, normal_quantile, whole_tokens
 from workloads.requests.spec import FloatArray, IntArray, Requests
 
 BODY = 200  # quantiles evenly spaced ...
@@ -51,6 +52,30 @@ def fit_dataset(requests: Requests, *, name: str, source: str, note: str = "") -
     fitted["joint"] = joint_ranks(requests.prompt_tokens, requests.output_tokens)
     sharing = fit_sharing(requests)
     return fitted if sharing is None else fitted | {"sharing": sharing}
+
+
+def fit_clients(
+    record: ClientRecord, lengths: tuple[Lengths, Lengths], *, name: str, source: str, note: str = ""
+) -> dict[str, Any]:
+    """Describe recorded clients by their shares and bursts, and frequencies of lengths by quantiles.
+
+    Rates are those of the whole record (clients below 1e-5 of the requests are left out); how they drift is
+    not kept, nor how prompt and output go together, which the record does not say.
+    """
+    sent = np.array([float(client.work[-1]) for client in record.clients])
+    shares = sent / sent.sum()
+    even = (np.arange(100_000) + 0.5) / 100_000
+    fitted: dict[str, Any] = {"name": name, "source": source} | ({"note": note} if note else {})
+    fitted |= {"requests": max(int(sent.sum()), 1), "rate": f"{record.mean_rate_per_s:.6g} 1/s"}
+    fitted["clients"] = [
+        {"share": float(f"{share:.4g}"), "family": client.renewal.family,
+         "shape": float(f"{client.renewal.shape:.4g}")}
+        for share, client in sorted(zip(shares, record.clients, strict=True), key=lambda pair: -pair[0])
+        if share >= 1e-5
+    ]  # fmt: skip
+    for key, table in zip(("prompt_tokens", "output_tokens"), lengths, strict=True):
+        fitted[key] = quantile_table(table.quantile(even))
+    return fitted
 
 
 def quantile_table(values: FloatArray | IntArray) -> dict[str, list[float]]:

@@ -3,6 +3,7 @@
     {trace: PATH, limit: N, skip: N, format: auto}              a recorded stream
     {dataset: azure-conv-2023, count: N}                        a shipped (or fitted) description of one
     {count: N, prompt_tokens: 512, output_tokens: {name: ...}}  a described one
+    {clients: PATH, lengths: PATH, count: N}                    ServeGen's clients, with rates and bursts
     {tenants: {chat: {dataset: ...}, code: {...}}, count: N}    several of these at once, merged by time
 the second and third also with `conversations`, `shared_prefix` (`sessions.py`); each with one of
     rate: 6 /s and arrivals: poisson     open loop       concurrency: 64     closed loop
@@ -19,6 +20,7 @@ from pydantic import Field, model_validator
 
 from codesign.base.document import Document, Strict, validate
 from codesign.base.errors import nearest
+from codesign.base.units import Latency
 from workloads.requests.arrivals import ARRIVALS, Arrivals, Batch, Poisson
 from workloads.requests.datasets.load import check_name
 from workloads.requests.fields import Count, Index, Rate
@@ -92,6 +94,16 @@ class SyntheticForm(DrawnForm):
     correlation: Annotated[float, Field(ge=-1, le=1)] = 0.0
 
 
+class ClientsForm(Timing):
+    """A stream of recorded clients (ServeGen), from `start` of their record on."""
+
+    clients: Annotated[str, Field(min_length=1)]
+    lengths: Annotated[str, Field(min_length=1)]
+    count: Count
+    start: Latency = 0.0
+    arrivals: None = None
+
+
 class TenantsForm(Timing):
     """Several open-loop streams at once; `rate` sets the sum of theirs."""
 
@@ -100,9 +112,10 @@ class TenantsForm(Timing):
     arrivals: None = None
 
 
-Form = TraceForm | DatasetForm | SyntheticForm | TenantsForm
+Form = TraceForm | DatasetForm | SyntheticForm | ClientsForm | TenantsForm
 _FORMS: dict[str, type[Form]] = {
-    "tenants": TenantsForm, "trace": TraceForm, "dataset": DatasetForm, "prompt_tokens": SyntheticForm,
+    "tenants": TenantsForm, "clients": ClientsForm, "trace": TraceForm, "dataset": DatasetForm,
+    "prompt_tokens": SyntheticForm,
 }  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from workloads.requests.build import build_requests
 from workloads.requests.datasets import dataset_names, load_dataset
 from workloads.requests.spec import Requests
 
+MOST = 100_000  # of requests that are drawn from a dataset without being asked for so many
+
 
 def open_stream(name: str, *, seed: int = 0, count: int | None = None, rate: str | None = None) -> Requests:
     """Build the stream that a word of the command line means.
@@ -52,5 +54,5 @@ def _document(name: str) -> tuple[Document, Path | None]:
 
 def _own(name: str) -> dict[str, Any]:
     table = load_dataset(name)
-    own: dict[str, Any] = {"dataset": name, "count": table.requests}
+    own: dict[str, Any] = {"dataset": name, "count": min(table.requests, MOST)}
     return own if table.rate is not None else own | {"batch": True}

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from codesign.base.document import Strict, read_yaml, validate
 from codesign.base.errors import ConfigError, unknown_name
 from workloads.requests.arrivals import Arrivals, Component, Poisson, RecordedGaps
+from workloads.requests.clients import ClientMix, Family, Renewal
 from workloads.requests.fields import Count, Rate
 from workloads.requests.joint import Copula, GaussianCopula, GridCopula, balanced
 from workloads.requests.lengths import TokensReal
@@ -68,6 +69,14 @@ class GapTable(QuantileTable):
         return self
 
 
+class ClientEntry(Strict):
+    """One client: its share of the requests, and how its gaps vary."""
+
+    share: Annotated[float, Field(gt=0)]
+    family: Family
+    shape: Annotated[float, Field(ge=0.02, le=1000)]
+
+
 class SharingTable(Strict):
     """How prompts continue earlier ones (`workloads.requests.sharing`)."""
 
@@ -83,20 +92,21 @@ class DatasetFile(Strict):
     name: str
     source: str
     note: str = ""
-    requests: Count
+    requests: Annotated[int, Field(ge=1, le=10**15)]
     rate: Rate | None = None
     prompt_tokens: TokenTable
     output_tokens: TokenTable
     joint: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] = ()
     gaps: GapTable | None = None
+    clients: Annotated[tuple[ClientEntry, ...], Field(max_length=100_000)] = ()
     sharing: SharingTable | None = None
 
     @model_validator(mode="after")
     def _check(self) -> DatasetFile:
         if any(len(row) != len(self.joint) or not sum(row) for row in self.joint):
             raise ValueError("joint must be a square table without empty rows")
-        if (self.gaps is None) != (self.rate is None):
-            raise ValueError("rate and gaps belong together")
+        if (self.gaps is not None) + bool(self.clients) != (self.rate is not None):
+            raise ValueError("a rate and either gaps or clients belong together")
         return self
 
 
@@ -168,7 +178,7 @@ def read_dataset(path: str | Path) -> Dataset:
     copula: Copula = GridCopula(balanced(np.array(file.joint))) if file.joint else GaussianCopula()
     prompt, output = _quantiles(file.prompt_tokens), _quantiles(file.output_tokens)
     return Dataset(
-        file.name, file.source, file.requests, file.rate, prompt, output, copula, _process(file.gaps),
+        file.name, file.source, file.requests, file.rate, prompt, output, copula, _process(file),
         _sharing(file.sharing, prompt),
     )  # fmt: skip
 
@@ -186,7 +196,12 @@ def _quantiles(table: QuantileTable) -> Quantiles:
     return Quantiles(np.array(table.levels), np.array(table.values))
 
 
-def _process(table: GapTable | None) -> Arrivals:
+def _process(file: DatasetFile) -> Arrivals:
+    table = file.gaps
+    if file.clients:
+        shares = np.array([client.share for client in file.clients])
+        renewals = tuple(Renewal(client.family, client.shape) for client in file.clients)
+        return ClientMix(shares / shares.sum(), renewals)
     if table is None:
         return Poisson()
     levels, gaps = np.array(table.levels), np.array(table.values)
