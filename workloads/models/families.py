@@ -39,8 +39,11 @@ _POSITIONS = r"gpt2|gpt_bigcode|gpt_neo$|opt|bert|codegen$"
 _FOUR_TIMES_HIDDEN = r"gpt2|gpt_bigcode|gptj|gpt_neo$|codegen|falcon|bloom|mpt"
 _ALTERNATING = {r"gpt_oss": 2, r"gemma2": 2, r"gemma3": 6, r"cohere2": 4}
 _COUNTING: dict[str, Counting] = {
-    # DeepSeek-V3: 37B, its weights page 36.7B; V2: 21B; V2-Lite: 2.4B (DeepSeekMoE-16B, 2.8B, counts all)
+    # DeepSeek-V3's README_WEIGHTS: 36.6B, output head included; V2: 21B; V2-Lite: 2.4B (DeepSeekMoE-16B,
+    # 2.8B, counts all)
     r"deepseek_v\d+": "no_input_embedding",
+    # Kimi K2: 32B; Kimi K3: 104B
+    r"kimi": "no_input_embedding",
     # gpt-oss model card, table 1: unembedding counts towards active parameters, embedding does not
     r"gpt_oss": "no_input_embedding",
     # GLM-4.5 report, table 1: embeddings and output layer are not counted
