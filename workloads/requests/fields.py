@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from codesign.base.units import RequestRate
 
-MAX_REQUESTS = 100_000_000
+MAX_REQUESTS = 10_000_000  # drawn at once: about 1 GB
 
 
 def _whole(value: object) -> object:

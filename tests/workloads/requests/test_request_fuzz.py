@@ -13,7 +13,7 @@ from codesign.base.errors import ConfigError
 from workloads.requests import Requests, build_requests
 from workloads.requests import traces as reader
 
-ROUNDS = 1000
+ROUNDS = 400
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 LINE = {"timestamp": 27, "input_length": 1200, "output_length": 5, "hash_ids": [0, 1, 2]}
 FILES = {
@@ -47,7 +47,7 @@ INSERTS = [
 
 def mutated(data, rng):
     data = bytearray(data)
-    for _ in range(int(rng.integers(1, 5))):
+    for _ in range(int(rng.integers(1, 4))):
         place, kind = int(rng.integers(0, len(data) + 1)), int(rng.integers(0, 5))
         if kind == 0 and place < len(data):
             data[place] = int(rng.integers(0, 256))

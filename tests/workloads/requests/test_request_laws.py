@@ -379,4 +379,4 @@ def test_a_million_requests_are_drawn_within_a_second():
 
 
 def test_every_shipped_dataset_is_tested_here():
-    assert dataset_names() == sorted([*TRACES, "servegen-m-mid", "servegen-m-small"])
+    assert list(dataset_names()) == sorted([*TRACES, "servegen-m-mid", "servegen-m-small"])

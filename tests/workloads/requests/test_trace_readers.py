@@ -41,6 +41,14 @@ def test_an_azure_file_counts_seconds_from_its_first_row(write):
     assert found.requests.output_tokens.tolist() == [10, 8, 27]
 
 
+def test_the_zone_of_the_2024_traces_is_read(write):
+    rows = "2024-05-10 00:00:00.009930+00:00,2162,5\n2024-05-10 00:00:00.017335+00:00,2399,6\n"
+    found = read_trace(write(AZURE + rows)).requests
+    np.testing.assert_allclose(found.arrival_s, [0, 0.007405], rtol=0, atol=1e-9)
+    with pytest.raises(ConfigError, match=r"row 1 of the data.*UTC"):
+        read_trace(write(AZURE + rows.replace("+00:00", "+05:30")))
+
+
 @pytest.mark.parametrize(
     "header", [BURST, "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"]
 )

@@ -137,9 +137,10 @@ class Dataset:
     sharing: Sharing | None = None  # None: no block ids are known
 
 
-def dataset_names() -> list[str]:
+@lru_cache(maxsize=1)
+def dataset_names() -> tuple[str, ...]:
     """Return the names of the shipped datasets."""
-    return sorted(path.stem for path in _HERE.glob("*.yaml"))
+    return tuple(sorted(path.stem for path in _HERE.glob("*.yaml")))
 
 
 def check_name(name: str, where: str = "") -> None:
