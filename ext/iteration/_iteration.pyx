@@ -3,9 +3,10 @@
 
 from libc.math cimport INFINITY, cbrt, isinf, pow, sqrt
 from libc.stdint cimport int16_t, uint8_t, uint64_t
+from libc.string cimport memset
 import numpy as np
 
-from ext.graph import critical_path, events, sweep
+from ext.graph import events
 from ext.iteration import layout as names
 
 cdef int EXPERTS = names.EXPERTS, DISPATCH = names.DISPATCH, COMBINE = names.COMBINE
@@ -26,8 +27,7 @@ cdef void fill_spread() noexcept:
     for mask in range(256):
         SPREAD[mask] = 0
         for bit in range(8):
-            if mask & (1 << bit):
-                SPREAD[mask] |= (<uint64_t>1) << (8 * bit)
+            (<uint8_t*>&SPREAD[mask])[bit] = (mask >> bit) & 1
 
 
 fill_spread()
@@ -36,8 +36,13 @@ fill_spread()
 cdef void empty_lanes(uint64_t* lanes, int* pair, int n_groups) noexcept nogil:
     """Add the byte lanes to one row of `pair`, and set them to zero."""
     cdef int g
-    for g in range(n_groups):
-        pair[g] += <int>((lanes[g >> 3] >> (8 * (g & 7))) & 255)
+    cdef const uint8_t* lane = <const uint8_t*>lanes
+    if n_groups == 8:
+        for g in range(8):
+            pair[g] += lane[g]
+    else:
+        for g in range(n_groups):
+            pair[g] += lane[g]
     for g in range((n_groups + 7) >> 3):
         lanes[g] = 0
 
@@ -45,7 +50,7 @@ cdef void empty_lanes(uint64_t* lanes, int* pair, int n_groups) noexcept nogil:
 cdef inline long count_plain(
     const int16_t* token, long n_tokens, int n_layers, int k, int n_experts, int* counts
 ) noexcept nogil:
-    cdef long t, used = 0
+    cdef long t, unused = 0
     cdef int m, j, e
     cdef int* layer
     for t in range(n_tokens):
@@ -55,38 +60,54 @@ cdef inline long count_plain(
                 e = token[j]
                 if e >= 0:
                     layer[e] += 1
-                    used += 1
+                else:
+                    unused += 1
             token += k
             layer += n_experts
-    return used
+    return n_tokens * n_layers * k - unused
 
 
 cdef inline long count_byte(
-    const int16_t* token, long n_tokens, int n_layers, int k, int n_experts, const uint8_t* bits, int* counts,
+    const int16_t* block, long n_tokens, int n_layers, int k, int n_experts, const uint8_t* bits, int* counts,
     uint64_t* lanes,
 ) noexcept nogil:
-    """Count at most LANE_MAX tokens, for at most 8 groups: a token once for each bit of its mask."""
-    cdef long t, used = 0
+    """Count at most LANE_MAX tokens, for at most 8 groups: a token once for each bit of its mask.
+
+    Layer by layer, so that a layer's counters and lanes stay at hand.
+    """
+    cdef long t, unused = 0, stride = n_layers * k
     cdef int m, j, e
     cdef uint8_t mask
-    cdef int* layer
-    cdef const uint8_t* bit
-    for t in range(n_tokens):
-        layer = counts
-        bit = bits
-        for m in range(n_layers):
+    cdef int16_t signs
+    cdef uint64_t lane
+    cdef const int16_t* token
+    for m in range(n_layers):
+        token = block + m * k
+        lane = 0
+        for t in range(n_tokens):
             mask = 0
+            signs = 0
             for j in range(k):
-                e = token[j]
-                if e >= 0:
-                    layer[e] += 1
-                    mask |= bit[e]
-                    used += 1
-            lanes[m] += SPREAD[mask]
-            token += k
-            layer += n_experts
-            bit += n_experts
-    return used
+                signs |= token[j]
+            if signs >= 0:  # the usual case: no slot is unused
+                for j in range(k):
+                    e = token[j]
+                    counts[e] += 1
+                    mask |= bits[e]
+            else:
+                for j in range(k):
+                    e = token[j]
+                    if e >= 0:
+                        counts[e] += 1
+                        mask |= bits[e]
+                    else:
+                        unused += 1
+            lane += SPREAD[mask]
+            token += stride
+        lanes[m] = lane
+        counts += n_experts
+        bits += n_experts
+    return n_tokens * n_layers * k - unused
 
 
 cdef long count_bytes(
@@ -94,7 +115,7 @@ cdef long count_bytes(
     int* counts, uint64_t* lanes,
 ) noexcept nogil:
     """The same for any number of groups: one mask byte and one word of lanes for 8 groups."""
-    cdef long t, used = 0
+    cdef long t, unused = 0
     cdef int m, j, e, g, w
     cdef uint8_t[MAX_WORDS] mask
     cdef int* layer
@@ -111,13 +132,14 @@ cdef long count_bytes(
                     layer[e] += 1
                     g = group[e]
                     mask[g >> 3] |= <uint8_t>(1 << (g & 7))
-                    used += 1
+                else:
+                    unused += 1
             for w in range(words):
                 lanes[m * words + w] += SPREAD[mask[w]]
             token += k
             layer += n_experts
             group += n_experts
-    return used
+    return n_tokens * n_layers * k - unused
 
 
 cdef long plain_by_k(
@@ -230,6 +252,77 @@ cdef inline double mean(const double* rows, int n) noexcept nogil:
     return total / n
 
 
+cdef inline void survey(const int* counts, int n_experts, int* active, int* tokens, int* most) noexcept nogil:
+    """Count the active experts and the tokens of experts that stand side by side, and find the most."""
+    cdef int i, n, some = 0, total = 0, largest = 0
+    for i in range(n_experts):
+        n = counts[i]
+        some += n > 0
+        total += n
+        largest = n if n > largest else largest
+    active[0] = some
+    tokens[0] = total
+    most[0] = largest
+
+
+cdef inline void sum_four(
+    const double* work, const double* moved, const int* counts, const int* order, int n_experts, double* sums
+) noexcept nogil:
+    """Add up work and bytes of a group's experts, in four sums that do not wait for each other."""
+    cdef double w0 = 0.0, w1 = 0.0, w2 = 0.0, w3 = 0.0, b0 = 0.0, b1 = 0.0, b2 = 0.0, b3 = 0.0
+    cdef int i = 0, n
+    while i + 4 <= n_experts:
+        n = counts[order[i]]
+        w0 += work[n]
+        b0 += moved[n]
+        n = counts[order[i + 1]]
+        w1 += work[n]
+        b1 += moved[n]
+        n = counts[order[i + 2]]
+        w2 += work[n]
+        b2 += moved[n]
+        n = counts[order[i + 3]]
+        w3 += work[n]
+        b3 += moved[n]
+        i += 4
+    if i < n_experts:
+        n = counts[order[i]]
+        w0 += work[n]
+        b0 += moved[n]
+    if i + 1 < n_experts:
+        n = counts[order[i + 1]]
+        w1 += work[n]
+        b1 += moved[n]
+    if i + 2 < n_experts:
+        n = counts[order[i + 2]]
+        w2 += work[n]
+        b2 += moved[n]
+    sums[0] = (w0 + w1) + (w2 + w3)
+    sums[1] = (b0 + b1) + (b2 + b3)
+
+
+cdef void sum_beyond(
+    const double* work, const double* moved, int last, const int* counts, const int* order, int n_experts,
+    double* sums,
+) noexcept nogil:
+    """The same where an expert has more tokens than the tables: the last slope goes on."""
+    cdef double[4] w, b
+    cdef int i, n
+    for i in range(4):
+        w[i] = 0.0
+        b[i] = 0.0
+    for i in range(n_experts):
+        n = counts[order[i]]
+        if n > last:
+            w[i & 3] += (n - last) * (work[last] - work[last - 1])
+            b[i & 3] += (n - last) * (moved[last] - moved[last - 1])
+            n = last
+        w[i & 3] += work[n]
+        b[i & 3] += moved[n]
+    sums[0] = (w[0] + w[1]) + (w[2] + w[3])
+    sums[1] = (b[0] + b[1]) + (b[2] + b[3])
+
+
 cdef class Iteration:
     cdef readonly object layout
     cdef object execute
@@ -239,6 +332,8 @@ cdef class Iteration:
     cdef int n_layers, n_groups, n_ranks, n_data, n_parts
     cdef int expert_row, dispatch_row, combine_row, barrier_row
     cdef bint exchanged, in_order
+    cdef int latest
+    cdef bint contiguous
     cdef uint64_t[::1] lanes
     cdef const uint8_t[::1] bits
     cdef const int[::1] row, resource, discipline, pred_ptr, pred, row_kind, table_of
@@ -273,6 +368,7 @@ cdef class Iteration:
         self.seconds_per_byte, self.token_bytes = layout.seconds_per_byte, layout.token_bytes
         if self.n_groups > 8 * MAX_WORDS:
             raise ValueError(f"{self.n_groups} expert groups: at most {8 * MAX_WORDS}")
+        self.contiguous = np.array_equal(layout.order, np.broadcast_to(np.arange(layout.n_experts), layout.order.shape))
         self.bits = group_bits(layout.expert_group)
         self.lanes = np.zeros(max(1, self.n_layers * ((self.n_groups + 7) >> 3)), dtype=np.uint64)
         self.free_s, self.busy_s = np.zeros(n_resources), np.zeros(n_resources)
@@ -299,9 +395,8 @@ cdef class Iteration:
         self.total_static(static_parts)
         if ids is not None and self.n_layers:
             tokens = ids
-            self.v_counts[:, :] = 0
-            if self.exchanged:
-                self.v_pair[:, :, :] = 0
+            memset(&self.v_counts[0, 0], 0, self.v_counts.size * sizeof(int))
+            memset(&self.v_pair[0, 0, 0], 0, self.v_pair.size * sizeof(int))
             if tokens.shape[0] and tokens.shape[2]:
                 with nogil:
                     if self.exchanged:
@@ -319,12 +414,13 @@ cdef class Iteration:
                 self.cost_exchanges()
         if self.in_order:
             end_s = self.sweep(start_s)
+            self.follow_path(self.latest)
         else:
             end_s = (self.execute or events)(
                 self.layout.row, self.layout.resource, self.layout.discipline, self.layout.pred_ptr,
                 self.layout.pred, self.row_s, start_s, self.free_s, self.busy_s, self.finish_s, self.cause,
             )
-        self.path_length = critical_path(self.v_finish, self.v_cause, self.v_path)
+            self.follow_path(self.find_latest())
         self.attribute(static_parts, start_s)
         return end_s
 
@@ -338,9 +434,10 @@ cdef class Iteration:
             self.v_row[i] = total
 
     cdef void cost_experts(self) noexcept:
-        cdef int m, g, i, n, inside, last = self.work.shape[1] - 1, active, table
-        cdef long tokens
-        cdef double total_work, total_moved
+        cdef int m, g, i, n, last = self.work.shape[1] - 1, active, table, begin, end, most
+        cdef int tokens
+        cdef bint contiguous = self.contiguous
+        cdef double* sums
         cdef const double* work
         cdef const double* moved
         cdef const int* counts
@@ -352,27 +449,29 @@ cdef class Iteration:
             counts = &self.v_counts[m, 0]
             order = &self.order[m, 0]
             for g in range(self.n_groups):
-                total_work = 0.0
-                total_moved = 0.0
+                sums = &self.v_sums[m, g, 0]
+                begin = self.order_ptr[m, g]
+                end = self.order_ptr[m, g + 1]
                 active = 0
                 tokens = 0
-                for i in range(self.order_ptr[m, g], self.order_ptr[m, g + 1]):
-                    n = counts[order[i]]
-                    if n > last:
-                        total_work += (n - last) * (work[last] - work[last - 1])
-                        total_moved += (n - last) * (moved[last] - moved[last - 1])
-                    inside = n if n < last else last
-                    total_work += work[inside]
-                    total_moved += moved[inside]
-                    active += n > 0
-                    tokens += n
-                self.v_sums[m, g, 0] = total_work
-                self.v_sums[m, g, 1] = total_moved
+                most = 0
+                if contiguous:
+                    survey(counts + begin, end - begin, &active, &tokens, &most)
+                else:
+                    for i in range(begin, end):
+                        n = counts[order[i]]
+                        active += n > 0
+                        tokens += n
+                        most = n if n > most else most
+                if most <= last:
+                    sum_four(work, moved, counts, order + begin, end - begin, sums)
+                else:
+                    sum_beyond(work, moved, last, counts, order + begin, end - begin, sums)
                 self.v_sums[m, g, 2] = active
                 self.v_row[self.expert_row + m * self.n_groups + g] = self.expert_s(m, g)
                 self.v_tally[1] += tokens
                 self.v_tally[2] += tokens * self.coefficients[table, FLOP_PER_TOKEN]
-                self.v_tally[3] += total_moved
+                self.v_tally[3] += self.v_sums[m, g, 1]
 
     cdef inline double expert_s(self, int m, int g) noexcept:
         cdef const double* c = &self.coefficients[self.table_of[m], 0]
@@ -426,7 +525,8 @@ cdef class Iteration:
     cdef double sweep(self, double start_s) noexcept:
         """The kernel of `ext.graph.sweep`, on views that are already open."""
         cdef int n = self.row.shape[0], i, j, p, held, why
-        cdef double begin, finish, duration, end = start_s
+        cdef double begin, finish, duration, end = -INFINITY
+        self.latest = 0
         for i in range(self.last.shape[0]):
             self.last[i] = -2
         for i in range(n):
@@ -451,7 +551,25 @@ cdef class Iteration:
                 self.last[held] = i
             if finish > end:
                 end = finish
-        return end
+                self.latest = i
+        return end if end > start_s else start_s
+
+    cdef int find_latest(self) noexcept:
+        """Return the task that finishes last, the first among equals."""
+        cdef int i, task = 0
+        for i in range(1, self.v_finish.shape[0]):
+            if self.v_finish[i] > self.v_finish[task]:
+                task = i
+        return task
+
+    cdef void follow_path(self, int task) noexcept:
+        """The kernel of `ext.graph.critical_path`, on views that are already open."""
+        cdef int length = 0
+        while task >= 0 and self.v_finish.shape[0]:
+            self.v_path[length] = task
+            length += 1
+            task = self.v_cause[task]
+        self.path_length = length
 
     cdef void attribute(self, const double[:, ::1] static_parts, double start_s) noexcept:
         cdef int i, p, row, kind, at, task = 0
