@@ -228,7 +228,10 @@ def _part_of_row(row: Mapping[str, str], where: str) -> Part:
         raise ConfigError(f"{where}: {name}: geometry {geometry!r}: seven positive integers are needed")
     shape = Organisation(**dict(zip(_GEOMETRY[1:], numbers[1:], strict=True)))
     part = Part(name, standard, shape, timing, clock_s)
-    part.channel()  # finds what is missing
+    try:
+        part.channel()
+    except ConfigError as error:  # a timing that the standard needs
+        raise ConfigError(f"{where}: {error}") from None
     return part
 
 
@@ -250,7 +253,11 @@ def _document(name: str, trail: tuple[str, ...]) -> Document:
     base = document.get(("from",))
     if base is ...:
         return document
-    return merge(_document(str(base), (*trail, name)), without(document, ("from",)))
+    below = _document(str(base), (*trail, name))
+    for key in ("grades", "organisations"):  # of another standard: replaced, not joined
+        if document.get((key,)) is not ...:
+            below = without(below, (key,))
+    return merge(below, without(document, ("from",)))
 
 
 def _channel(part: Part) -> Channel:
