@@ -47,7 +47,7 @@ def _reference_cpu_s(part: Part, n: int) -> float:
 def measured(name: str, kind: str, n: int, goal: float) -> dict[str, Any]:
     """Measure one stream."""
     seconds = best_cpu_s(prepared(named_part(_PART), kind, n))
-    return {"name": name, "value": n / seconds, "unit": "requests/s", "goal": goal}
+    return {"name": name, "value": n / seconds, "unit": "requests/s", "goal": f">= {goal:g}"}
 
 
 def run() -> list[dict[str, Any]]:
@@ -58,9 +58,9 @@ def run() -> list[dict[str, Any]]:
         sequential,
         drawn,
         {"name": "dram sequential over Ramulator 2.1", "value": sequential["value"] / RAMULATOR_SEQUENTIAL,
-         "unit": "x", "goal": 25.0},
+         "unit": "x", "goal": ">= 25"},
         {"name": "dram random over Ramulator 2.1", "value": drawn["value"] / RAMULATOR_RANDOM, "unit": "x",
-         "goal": 25.0},
+         "goal": ">= 25"},
         {"name": "dram compiled over plain twin", "value": sequential["value"] * plain, "unit": "x",
-         "goal": 100.0},
+         "goal": ">= 100"},
     ]  # fmt: skip

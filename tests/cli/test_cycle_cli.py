@@ -54,8 +54,11 @@ def test_dram_answers_json_and_the_same_twice(tmp_path, streams):
 
 def test_dram_takes_parts_from_a_table_of_timings(tmp_path, streams):
     timings = tmp_path / "t.csv"
-    clocks = dict(nBL=4, nCL=22, nRCD=22, nRP=22, nRAS=52, nRC=74, nWR=24, nRTP=12, nCWL=16, nCCDS=4, nCCDL=8,
-                  nRRDS=4, nRRDL=8, nWTRS=4, nWTRL=12, nFAW=34, nCS=2, nREFI=12480, nRFC=576)  # fmt: skip
+    clocks = {
+        "nBL": 4, "nCL": 22, "nRCD": 22, "nRP": 22, "nRAS": 52, "nRC": 74, "nWR": 24, "nRTP": 12, "nCWL": 16,
+        "nCCDS": 4, "nCCDL": 8, "nRRDS": 4, "nRRDL": 8, "nWTRS": 4, "nWTRL": 12, "nFAW": 34, "nCS": 2,
+        "nREFI": 12480, "nRFC": 576,
+    }  # fmt: skip
     head = ",".join(["cfg", "geo_ch_pc_ra_bg_ba_ro_co", "tCK_ps", *clocks])
     values = ",".join(str(v) for v in clocks.values())
     timings.write_text(f'{head}\nDDR4_mine,"(1, 1, 1, 4, 4, 65536, 128)",625,{values}\n')
