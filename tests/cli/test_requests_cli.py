@@ -88,6 +88,18 @@ def test_fit_writes_a_dataset_and_tells_how_good_it_is(tmp_path):
     assert len(open_stream(str(tmp_path / "mine.yaml"), count=10)) == 10
 
 
+def test_fit_describes_clients(tmp_path):
+    header = "client_id,window_start_s,rate_rps,interarrival_cv,family,param1,param2\n"
+    (tmp_path / "c.csv").write_text(header + "1,0,3,1,Gamma,1,1\n2,0,1,1,Weibull,0.5,1\n")
+    np.savez(tmp_path / "l.npz", input=[[5, 1.0], [900, 3.0]], output=[[1, 1.0], [2, 1.0]])
+    out = tmp_path / "mix.yaml"
+    told = json.loads(run("fit", tmp_path / "c.csv", "--lengths", tmp_path / "l.npz", "-o", out, "--json"))
+    assert told["clients"] == 2
+    drawn = describe(open_stream(str(out), count=4000))
+    assert drawn["tenants"]["client 0"] == pytest.approx(0.75, abs=0.03)
+    assert drawn["prompt_tokens"]["p50"] == 900
+
+
 def test_an_experiment_file_is_a_source(tmp_path):
     run("generate", "azure-conv-2023", "--count", 30, "-o", tmp_path / "t.csv")
     (tmp_path / "e.yaml").write_text("model: x\nworkload:\n  requests: {trace: t.csv}\n")

@@ -18,7 +18,7 @@ from codesign.base.random import stream
 from codesign.base.units import Latency
 from workloads.requests.fields import Count
 from workloads.requests.lengths import Fixed, Lengths, whole_tokens
-from workloads.requests.spec import FloatArray, IntArray, Requests
+from workloads.requests.spec import FloatArray, IntArray, Requests, refuse_blocks
 
 MAX_TURNS = 10_000
 
@@ -153,6 +153,11 @@ def _blocks(
     base = groups * system + np.cumsum(own) - own
     counts, whose = full[order], talk[order]
     ptr = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    index = np.arange(ptr[-1]) - np.repeat(ptr[:-1], counts)
-    shared = np.repeat(group[whose] * system, counts) + index
-    return ptr, np.where(index < system, shared, np.repeat(base[whose], counts) + index)
+    refuse_blocks(int(ptr[-1]), sessions.block_tokens)
+    ids = np.arange(ptr[-1])
+    ids -= np.repeat(ptr[:-1] - base[whose], counts)
+    if system:
+        same = np.minimum(counts, system)
+        at = np.arange(same.sum()) - np.repeat(np.cumsum(same) - same, same)
+        ids[np.repeat(ptr[:-1], same) + at] = np.repeat(group[whose] * system, same) + at
+    return ptr, ids

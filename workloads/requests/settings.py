@@ -77,7 +77,7 @@ class DrawnForm(Timing):
     count: Count
     conversations: Any = None
     shared_prefix: SharedPrefix | None = None
-    block_tokens: Count = 16
+    block_tokens: Count = 512  # as in recorded prefix ids; an engine with smaller blocks shares more
 
 
 class DatasetForm(DrawnForm):

@@ -14,7 +14,7 @@ import numpy as np
 from codesign.base.random import stream
 from workloads.requests.fit import quantile_table
 from workloads.requests.lengths import Lengths
-from workloads.requests.spec import FloatArray, IntArray, Requests
+from workloads.requests.spec import FloatArray, IntArray, Requests, refuse_blocks
 
 CELLS = 12  # classes of prompt length, each as large
 CANDIDATES = 32  # earlier requests, of which the first that is long enough is continued
@@ -87,6 +87,7 @@ def share_prefixes(prompt_tokens: IntArray, sharing: Sharing, seed: int) -> tupl
     blocks = -(-prompt_tokens // sharing.block_tokens)
     parent, shared = _parents(prompt_tokens, blocks, sharing, seed)
     ptr = np.concatenate(([0], np.cumsum(blocks))).astype(np.int64)
+    refuse_blocks(int(ptr[-1]), sharing.block_tokens)
     ids, counter = np.empty(int(ptr[-1]), dtype=np.int64), 0
     columns = (ptr[:-1].tolist(), blocks.tolist(), parent.tolist(), shared.tolist())
     for at, size, other, same in zip(*columns, strict=True):

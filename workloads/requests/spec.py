@@ -16,6 +16,7 @@ IntArray = NDArray[np.int64]
 Int32Array = NDArray[np.int32]
 
 MAX_TOKENS = 100_000_000  # of one request: ten times the longest context that anyone has announced
+MAX_BLOCKS = 100_000_000  # prefix block ids of all prompts: 800 MB
 MAX_TIME_S = 1e10  # three centuries
 
 _PER_REQUEST: dict[str, Any] = {
@@ -127,6 +128,15 @@ class Requests:
     def equals(self, other: Requests) -> bool:
         """Return whether every field of two streams is the same, to the bit."""
         return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+
+def refuse_blocks(blocks: int, block_tokens: int) -> None:
+    """Refuse to write more block ids than memory should hold."""
+    if blocks > MAX_BLOCKS:
+        raise ConfigError(
+            f"requests: the prompts have {blocks} blocks of {block_tokens} tokens, more than {MAX_BLOCKS}:"
+            " use larger block_tokens, shorter prompts or fewer requests"
+        )
 
 
 def take_ragged(ptr: IntArray, ids: IntArray, index: IntArray) -> tuple[IntArray, IntArray]:

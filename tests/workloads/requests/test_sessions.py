@@ -23,6 +23,7 @@ LENGTHS = {
 TALKS = {"turns": {"name": "uniform", "min": 1, "max": 7}, "think_time": "20 s"}
 FORM = {"count": 2000, "rate": "5 /s", "conversations": TALKS} | LENGTHS
 SYSTEM = {"tokens": 100, "groups": 5, "skew": 1.0}
+SHORT = {"block_tokens": 16}
 TENANTS = {
     "count": 3000,
     "tenants": {
@@ -60,7 +61,7 @@ def test_a_prompt_holds_all_that_was_said_before():
 
 
 def test_turns_of_a_conversation_share_their_full_blocks():
-    made = build_requests(FORM | {"shared_prefix": SYSTEM}, seed=1)
+    made = build_requests(FORM | SHORT | {"shared_prefix": SYSTEM}, seed=1)
     assert made.block_tokens == 16
     assert (np.diff(made.prefix_ptr) == made.prompt_tokens // 16).all()
     for talk in by_conversation(made):
@@ -72,7 +73,7 @@ def test_turns_of_a_conversation_share_their_full_blocks():
 
 FORMS = [
     FORM,
-    FORM | {"shared_prefix": SYSTEM},
+    FORM | SHORT | {"shared_prefix": SYSTEM},
     FORM | {"batch": True, "rate": None},
     {"dataset": "azure-code-2023", "count": 2000, "conversations": TALKS},
 ]
@@ -102,6 +103,12 @@ def test_a_conversation_ends_at_the_limit_of_its_context():
     assert (whole.prompt_tokens + whole.output_tokens).max() > 200
 
 
+def test_blocks_that_would_fill_the_memory_are_refused():
+    form = {"count": 300_000, "rate": "5 /s", "prompt_tokens": 10_000, "output_tokens": 1, "block_tokens": 1}
+    with pytest.raises(ConfigError, match="use larger block_tokens"):
+        build_requests(form | {"shared_prefix": SYSTEM}, seed=1)
+
+
 def test_a_batch_of_conversations_keeps_their_order():
     made = build_requests(FORM | {"batch": True, "rate": None}, seed=1)
     assert not made.arrival_s.any()
@@ -113,7 +120,7 @@ def test_a_batch_of_conversations_keeps_their_order():
 
 def test_system_prompts_precede_every_prompt_and_are_shared_by_their_popularity():
     plain = build_requests({"count": 5000, "rate": "5 /s"} | LENGTHS, seed=1)
-    made = build_requests({"count": 5000, "rate": "5 /s", "shared_prefix": SYSTEM} | LENGTHS, seed=1)
+    made = build_requests({"count": 5000, "rate": "5 /s", "shared_prefix": SYSTEM} | SHORT | LENGTHS, seed=1)
     np.testing.assert_array_equal(made.prompt_tokens, plain.prompt_tokens + 100)
     np.testing.assert_array_equal(made.arrival_s, plain.arrival_s)
     assert made.conversation is None
@@ -152,7 +159,9 @@ def test_a_stream_without_reuse_has_no_sharing():
     tokens = np.full(50, 2000)
     ptr, ids = share_prefixes(tokens, sharing, 1)
     assert ptr[-1] == len(ids) == 50 * 4
-    alone = build_requests({"count": 50, "rate": "5 /s", "shared_prefix": {"tokens": 1}} | LENGTHS, seed=1)
+    alone = build_requests(
+        {"count": 50, "rate": "5 /s", "shared_prefix": {"tokens": 1}} | SHORT | LENGTHS, seed=1
+    )
     assert fit_sharing(alone) is None
 
 
