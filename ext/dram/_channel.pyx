@@ -32,7 +32,9 @@ cdef enum:
     CLOSED = -1
     OPENING = -2
     COL = 0
-    ROW = 1
+    OPEN = 1
+    SHUT = 2
+    KINDS = 3
     RING = 4
 
 cdef int64_t NEVER = <int64_t> 1 << 62
@@ -95,11 +97,11 @@ cdef struct Machine:
     Bank* bank
     int* banks_of[2]  # banks with entries, for reads and writes
     int n_banks_of[2]
-    int64_t* when[2][2]  # [queue][COL or ROW][place]: no sooner can the bank's entry go on
+    int64_t* when[2][KINDS]  # [queue][COL, OPEN or SHUT][place]: no sooner can the bank's entry go on
     int head[2]
     int tail[2]
     int size[2]
-    int64_t bound[2][2]  # [queue][COL or ROW]
+    int64_t bound[2][KINDS]  # the least of `when`, or less
     int* owner
     int64_t* owner_when  # no sooner can it send its burst
     int n_owners
@@ -131,6 +133,11 @@ cdef struct Machine:
 
 
 # -- waits --------------------------------------------------------------------------------------------
+cdef inline int64_t whole(Machine* m, int64_t t) noexcept nogil:
+    """Return the first tick from t on at which any command may start (half clocks are even)."""
+    return t | 1 if m.per_clock == 2 else t
+
+
 cdef inline int64_t ready_at(Machine* m, Bank* b, int command) noexcept nogil:
     """First tick at which a command to one bank may start."""
     cdef int64_t* r = m.ready + command
@@ -264,12 +271,22 @@ cdef inline void settle_hit(Machine* m, Bank* b, int q) noexcept nogil:
 
 cdef inline void settle_miss(Machine* m, Bank* b, int q) noexcept nogil:
     """Note when the bank can be opened or closed for its oldest entry of another row."""
-    cdef int64_t t = NEVER
-    if b.miss[q] >= 0 and b.row != OPENING and not (b.owned and b.row >= 0):
-        t = ready_at(m, b, ACT if b.row == CLOSED else PRE)
-        if t < m.bound[q][ROW]:
-            m.bound[q][ROW] = t
-    m.when[q][ROW][b.place[q]] = t
+    cdef int64_t t
+    cdef int place = b.place[q]
+    m.when[q][OPEN][place] = NEVER
+    m.when[q][SHUT][place] = NEVER
+    if b.miss[q] < 0 or b.row == OPENING:
+        return
+    if b.row == CLOSED:
+        t = whole(m, ready_at(m, b, ACT))
+        m.when[q][OPEN][place] = t
+        if t < m.bound[q][OPEN]:
+            m.bound[q][OPEN] = t
+    elif not b.owned:
+        t = ready_at(m, b, PRE)
+        m.when[q][SHUT][place] = t
+        if t < m.bound[q][SHUT]:
+            m.bound[q][SHUT] = t
 
 
 cdef inline void row_changed(Machine* m, int bank, int row) noexcept nogil:
@@ -305,7 +322,8 @@ cdef inline void insert(Machine* m, int e, int q) noexcept nogil:
         b.place[q] = m.n_banks_of[q]
         m.banks_of[q][m.n_banks_of[q]] = x.bank
         m.when[q][COL][m.n_banks_of[q]] = NEVER
-        m.when[q][ROW][m.n_banks_of[q]] = NEVER
+        m.when[q][OPEN][m.n_banks_of[q]] = NEVER
+        m.when[q][SHUT][m.n_banks_of[q]] = NEVER
         m.n_banks_of[q] += 1
     b.tail[q] = e
     if x.row == b.row:
@@ -343,7 +361,8 @@ cdef inline void take_out(Machine* m, int e, int q) noexcept nogil:
             other = m.entry[other].bank_next
         b.miss[q] = other
         if other < 0:
-            m.when[q][ROW][b.place[q]] = NEVER
+            m.when[q][OPEN][b.place[q]] = NEVER
+            m.when[q][SHUT][b.place[q]] = NEVER
     if x.bank_prev >= 0:
         m.entry[x.bank_prev].bank_next = x.bank_next
     else:
@@ -358,7 +377,8 @@ cdef inline void take_out(Machine* m, int e, int q) noexcept nogil:
         other = m.banks_of[q][m.n_banks_of[q]]
         m.banks_of[q][place] = other
         m.when[q][COL][place] = m.when[q][COL][m.n_banks_of[q]]
-        m.when[q][ROW][place] = m.when[q][ROW][m.n_banks_of[q]]
+        m.when[q][OPEN][place] = m.when[q][OPEN][m.n_banks_of[q]]
+        m.when[q][SHUT][place] = m.when[q][SHUT][m.n_banks_of[q]]
         m.bank[other].place[q] = place
 
 
@@ -534,11 +554,6 @@ cdef void start_urgent(Machine* m, int command, int bank) noexcept nogil:
 
 
 # -- choice -------------------------------------------------------------------------------------------
-cdef inline int64_t whole(Machine* m, int64_t t) noexcept nogil:
-    """Return the first tick from t on at which any command may start (half clocks are even)."""
-    return t | 1 if m.per_clock == 2 else t
-
-
 cdef inline bint paired_away(Machine* m, int command, int bank, int64_t t) noexcept nogil:
     """Tell whether a precharge at half clock t is barred by the row command before it."""
     if m.per_clock == 1 or t & 1 or t != m.pairing_tick:
@@ -592,41 +607,78 @@ cdef int find_hit(Machine* m, int q) noexcept nogil:
     return best
 
 
-cdef int find_row(Machine* m, int q, int64_t older) noexcept nogil:
-    """Return the oldest entry (older than `older`) whose ACT or PRE may start now, or -1; set the bound."""
+cdef int find_open(Machine* m, int q, int64_t older) noexcept nogil:
+    """Return the oldest entry (older than `older`) whose bank may be opened now, or -1; set the bound."""
     cdef int i, e, best = -1
     cdef int64_t t, least = NEVER, oldest = older, now = m.now
-    cdef int64_t* when = m.when[q][ROW]
-    cdef bint half = m.per_clock == 2 and not now & 1
+    cdef int64_t* when = m.when[q][OPEN]
+    cdef Bank* b
+    if m.n_opening:
+        return -1  # until the activation under way is complete
+    for i in range(m.n_banks_of[q]):
+        t = when[i]
+        if t <= now:
+            b = &m.bank[m.banks_of[q][i]]
+            t = whole(m, ready_at(m, b, ACT))
+            when[i] = t
+            if t <= now:
+                e = b.miss[q]
+                if m.entry[e].order < oldest:
+                    oldest = m.entry[e].order
+                    best = e
+        if t < least:
+            least = t
+    m.bound[q][OPEN] = least
+    return best
+
+
+cdef int find_shut(Machine* m, int q, int64_t older) noexcept nogil:
+    """Return the oldest entry (older than `older`) whose bank may be closed now, or -1; set the bound."""
+    cdef int i, e, best = -1
+    cdef int64_t t, least = NEVER, oldest = older, now = m.now
+    cdef int64_t* when = m.when[q][SHUT]
     cdef Bank* b
     for i in range(m.n_banks_of[q]):
         t = when[i]
         if t <= now:
             b = &m.bank[m.banks_of[q][i]]
             e = b.miss[q]
-            if b.row == CLOSED:
-                if m.n_opening:
-                    continue  # until the activation under way is complete
-                if half:
-                    least = now + 1
-                    continue
-                t = whole(m, ready_at(m, b, ACT))
-                when[i] = t
-            else:
-                t = ready_at(m, b, PRE)
-                when[i] = t
-                if m.keep_hits and b.hit[q] >= 0 and m.entry[b.hit[q]].accepted <= m.entry[e].accepted:
-                    least = 0
-                    continue
-                if t <= now and paired_away(m, PRE, m.banks_of[q][i], now):
-                    t = now + 1
+            t = ready_at(m, b, PRE)
+            when[i] = t
+            if m.keep_hits and b.hit[q] >= 0 and m.entry[b.hit[q]].accepted <= m.entry[e].accepted:
+                least = 0
+                continue
+            if t <= now and paired_away(m, PRE, m.banks_of[q][i], now):
+                t = now + 1
             if t <= now and m.entry[e].order < oldest:
                 oldest = m.entry[e].order
                 best = e
         if t < least:
             least = t
-    m.bound[q][ROW] = least
+    m.bound[q][SHUT] = least
     return best
+
+
+cdef inline int64_t floor_of(Machine* m, int command) noexcept nogil:
+    """First tick at which any bank at all may take a command."""
+    cdef int p
+    cdef int64_t t = NEVER
+    for p in range(1, 1 + m.pseudo):
+        if m.ready[p * NC + command] < t:
+            t = m.ready[p * NC + command]
+    return t if t > m.ready[command] else m.ready[command]
+
+
+cdef inline int find_row(Machine* m, int q, int64_t older) noexcept nogil:
+    """Return the oldest entry (older than `older`) whose bank may be opened or closed now, or -1."""
+    cdef int e = -1, s = -1
+    if (m.per_clock == 1 or m.now & 1) and m.bound[q][OPEN] <= m.now and floor_of(m, ACT) <= m.now:
+        e = find_open(m, q, older)
+        if e >= 0:
+            older = m.entry[e].order
+    if m.bound[q][SHUT] <= m.now and floor_of(m, PRE) <= m.now:
+        s = find_shut(m, q, older)
+    return s if s >= 0 else e
 
 
 cdef bint any_owned(Machine* m, int command, int bank) noexcept nogil:
@@ -703,7 +755,7 @@ cdef void column_slot(Machine* m) noexcept nogil:
     if m.urgent_count:
         return
     turn_around(m)
-    if m.bound[m.draining][COL] <= m.now:
+    if m.bound[m.draining][COL] <= m.now and floor_of(m, WR if m.draining else RD) <= m.now:
         e = find_hit(m, m.draining)
         if e >= 0:
             start_column(m, e, -1)
@@ -721,23 +773,21 @@ cdef void row_slot(Machine* m) noexcept nogil:
     if m.urgent_count:
         return
     turn_around(m)
-    if m.bound[m.draining][ROW] <= m.now:
-        e = find_row(m, m.draining, NEVER)
-        if e >= 0:
-            bank = m.entry[e].bank
-            command = PRE if m.bank[bank].row >= 0 else ACT
-            start_row(m, e)
-            note_pairing(m, command, bank)
+    e = find_row(m, m.draining, NEVER)
+    if e >= 0:
+        bank = m.entry[e].bank
+        command = PRE if m.bank[bank].row >= 0 else ACT
+        start_row(m, e)
+        note_pairing(m, command, bank)
 
 
 cdef int find_any(Machine* m) noexcept nogil:
     """Return the oldest entry of the current queue that can go on now, or -1."""
     cdef int q = m.draining
     cdef int e = -1, r = -1
-    if m.bound[q][COL] <= m.now:
+    if m.bound[q][COL] <= m.now and floor_of(m, WR if q else RD) <= m.now:
         e = find_hit(m, q)
-    if m.bound[q][ROW] <= m.now:
-        r = find_row(m, q, m.entry[e].order if e >= 0 else NEVER)
+    r = find_row(m, q, m.entry[e].order if e >= 0 else NEVER)
     return r if r >= 0 else e
 
 
@@ -790,8 +840,8 @@ cdef void start_second(Machine* m, int64_t limit) noexcept nogil:
     start_waits(m, ACT2, m.entry[e].bank)
     own(m, e)
     row_changed(m, m.entry[e].bank, m.entry[e].row)
-    m.bound[0][ROW] = 0  # other banks may be opened again
-    m.bound[1][ROW] = 0
+    m.bound[0][OPEN] = 0  # other banks may be opened again
+    m.bound[1][OPEN] = 0
 
 
 cdef bint second_due(Machine* m, int64_t limit) noexcept nogil:
@@ -923,14 +973,15 @@ cdef inline void refresh_tick(Machine* m) noexcept nogil:
 
 
 # -- time ---------------------------------------------------------------------------------------------
-cdef inline int64_t column_floor(Machine* m, int command) noexcept nogil:
-    """First tick at which any bank at all may send a burst."""
-    cdef int p
-    cdef int64_t t = NEVER
-    for p in range(1, 1 + m.pseudo):
-        if m.ready[p * NC + command] < t:
-            t = m.ready[p * NC + command]
-    return t if t > m.ready[command] else m.ready[command]
+cdef inline int64_t start_floor(Machine* m, int q, int kind, int command) noexcept nogil:
+    """First tick after now at which a queue's entry may take a column command or open a bank."""
+    cdef int64_t t = m.bound[q][kind], v
+    if t == NEVER:
+        return t
+    v = floor_of(m, command)
+    if v > t:
+        t = v
+    return whole(m, t if t > m.now else m.now + 1)
 
 
 cdef inline int64_t next_event(Machine* m, int64_t due) noexcept nogil:
@@ -956,14 +1007,15 @@ cdef inline int64_t next_event(Machine* m, int64_t due) noexcept nogil:
             q = 0
     elif m.size[1] > m.high * m.queue or m.size[0] == 0:
         q = 1
-    v = column_floor(m, WR if q else RD)
-    if v < m.bound[q][COL]:
-        v = m.bound[q][COL]
-    v = whole(m, v if v > soon else soon)
+    v = start_floor(m, q, COL, WR if q else RD)
     if v < t:
         t = v
-    if m.bound[q][ROW] < t:
-        t = m.bound[q][ROW]
+    v = start_floor(m, q, OPEN, ACT)
+    if v < t:
+        t = v
+    v = m.bound[q][SHUT]
+    if v < t:
+        t = v
     if t > soon:
         m.draining = q  # chosen at the idle tick that follows
         return t
@@ -986,10 +1038,10 @@ cdef inline bint quick(Machine* m, int64_t due) noexcept nogil:
     floor = whole(m, floor)
     t = whole(m, ready_at(m, b, RD))
     if t > floor:
-        floor = whole(m, column_floor(m, RD))
+        floor = whole(m, floor_of(m, RD))
         if t > floor:
             return False
-    if floor >= m.refresh_next or floor > due or m.bound[0][ROW] <= floor:
+    if floor >= m.refresh_next or floor > due or m.bound[0][OPEN] <= floor or m.bound[0][SHUT] <= floor:
         return False
     if floor == due and due > m.now + 1:
         return False
@@ -1135,7 +1187,8 @@ cdef void _set_queues(Machine* m, _Store store):
     for q in range(2):
         m.banks_of[q] = <int*> store.ints(m.n_banks + 1)
         m.when[q][COL] = <int64_t*> store.longs(m.n_banks + 1)
-        m.when[q][ROW] = <int64_t*> store.longs(m.n_banks + 1)
+        m.when[q][OPEN] = <int64_t*> store.longs(m.n_banks + 1)
+        m.when[q][SHUT] = <int64_t*> store.longs(m.n_banks + 1)
         m.head[q] = m.tail[q] = -1
     for i in range(m.n_banks):
         m.bank[i].row = CLOSED
