@@ -120,16 +120,27 @@ def _number(value: float | None, digits: int = 3) -> str:
     "--groups", type=(int, int), default=(1, 1), metavar="N TOP", help="Group-limited: TOP of N groups."
 )
 @click.option("--name", default="", help="Name of the model; by default as the trace says.")
+@click.option(
+    "--like",
+    default="gpt-oss-20b",
+    show_default=True,
+    help="For a histogram (.npz with counts by domain, layer and expert): the fit that gives all other laws.",
+)
 @_log_shape
 @_as_json
 def fit(
-    trace: Path, output: Path, iterations: int, seed: int, scoring: str, groups: tuple[int, int], name: str,
+    trace: Path, output: Path, iterations: int, seed: int, scoring: str, groups: tuple[int, int], name: str, like: str,
     experts: int | None, layers: int | None, top_k: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Fit the latent-logit generator to the recorded routing in TRACE."""
     from workloads.routing.fits import write_fit
     from workloads.routing.fitting import fit_of_trace
+    from workloads.routing.transfer import is_histogram
 
+    if is_histogram(trace):
+        write_fit(_from_histogram(trace, like, layers, top_k, name, seed), output)
+        click.echo(json.dumps({"fit": str(output), "like": like}) if as_json else f"wrote {output}")
+        return
     source = _read(trace, experts, layers, top_k)
     _say_notes(source)
     with _progress(iterations, "fitting") as bar:
@@ -142,6 +153,27 @@ def fit(
         click.echo(json.dumps({"fit": str(output), "tokens": len(source.experts), "errors": done.errors}))
         return
     click.echo(f"wrote {output}; rms error over layers: {_errors(done)}")
+
+
+def _from_histogram(
+    file: Path, like: str, layers: int | None, top_k: int | None, name: str, seed: int
+) -> Fit:
+    from codesign.base.errors import ConfigError
+    from workloads.routing.transfer import fit_histogram, read_histogram
+
+    if top_k is None:
+        raise ConfigError(f"{file}: is a histogram, which does not tell experts per token: give --top-k")
+    histogram = read_histogram(file, layers)
+    return fit_histogram(histogram, _fit_named(like), top_k=top_k, n_layers=layers, name=name, seed=seed)
+
+
+def _fit_named(text: str) -> Fit:
+    """Return a fit by the path of its file, or by the name of one that ships with the package."""
+    from workloads.routing.fits import read_fit, read_preset
+
+    return (
+        read_fit(text) if text.endswith(".json") or "/" in text or Path(text).exists() else read_preset(text)
+    )
 
 
 def _errors(done: Fit) -> str:
@@ -164,12 +196,10 @@ def _progress(length: int, label: str) -> Any:
 def generate(fit: str, tokens: int, output: Path, seed: int, as_json: bool) -> None:
     """Draw a routing stream from FIT: a fit file, or the name of a fit that ships with the package."""
     from workloads.routing.blocks import write_blocks
-    from workloads.routing.fits import read_fit, read_preset
     from workloads.routing.generate import generate as drawn
     from workloads.routing.generate import header_of
 
-    is_file = fit.endswith(".json") or "/" in fit or Path(fit).exists()
-    source = read_fit(fit) if is_file else read_preset(fit)
+    source = _fit_named(fit)
     with _progress(tokens, "drawing") as bar:
         write_blocks(output, header_of(source, seed), tokens, _counted(drawn(source, tokens, seed), bar))
     shape = source.shape()

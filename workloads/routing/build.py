@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codesign.base.document import Document, validate
+from codesign.base.document import Document, dotted, validate
 from codesign.base.errors import ConfigError
 from workloads.routing.stream import GENERATORS, RoutingGenerator, RoutingShape, RoutingStream
 
@@ -52,9 +52,11 @@ def read_generator(document: Document) -> RoutingGenerator:
     if not isinstance(data, dict) or not isinstance(data.get("generator"), str):
         names = ", ".join(GENERATORS.names())
         raise document.error((), f"routing is written as {{generator: NAME, settings}}; choose from {names}")
-    component = GENERATORS.get(data["generator"], f"{document.where(('generator',))}: generator")
+    key = dotted((*document.prefix, "generator"))
+    component = GENERATORS.get(data["generator"], f"{document.where(('generator',))}: {key}")
     rest = {key: value for key, value in data.items() if key != "generator"}
-    built: RoutingGenerator = validate(component, Document(rest, document.origin, document.lines))
+    inner = Document(rest, document.origin, document.lines, document.origins, document.prefix)
+    built: RoutingGenerator = validate(component, inner)
     return built
 
 
