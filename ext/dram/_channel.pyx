@@ -588,8 +588,14 @@ cdef int find_hit(Machine* m, int q) noexcept nogil:
     cdef int i, e, best = -1
     cdef int64_t t, least = NEVER, oldest = NEVER, now = m.now
     cdef int64_t* when = m.when[q][COL]
-    cdef Bank* b
     cdef int command = WR if q else RD
+    cdef Bank* b
+    if m.head[q] < 0:
+        m.bound[q][COL] = NEVER
+        return -1
+    b = &m.bank[m.entry[m.head[q]].bank]
+    if b.row == m.entry[m.head[q]].row and ready_at(m, b, command) <= now:
+        return m.head[q]  # none is older
     for i in range(m.n_banks_of[q]):
         t = when[i]
         if t <= now:
@@ -1027,7 +1033,7 @@ cdef inline bint quick(Machine* m, int64_t due) noexcept nogil:
     cdef int e = m.head[0]
     cdef Bank* b
     cdef int64_t t, floor
-    if e < 0 or m.draining or m.urgent_count or m.n_owners or m.n_opening or m.size[1]:
+    if e < 0 or m.draining or m.urgent_count or m.n_opening or m.size[1]:
         return False
     b = &m.bank[m.entry[e].bank]
     if b.row != m.entry[e].row:
@@ -1041,6 +1047,8 @@ cdef inline bint quick(Machine* m, int64_t due) noexcept nogil:
         floor = whole(m, floor_of(m, RD))
         if t > floor:
             return False
+    if m.n_owners and m.owner_bound <= floor:
+        return False
     if floor >= m.refresh_next or floor > due or m.bound[0][OPEN] <= floor or m.bound[0][SHUT] <= floor:
         return False
     if floor == due and due > m.now + 1:
