@@ -129,8 +129,8 @@ def _number(value: float | None, digits: int = 3) -> str:
 @_log_shape
 @_as_json
 def fit(
-    trace: Path, output: Path, iterations: int, seed: int, scoring: str, groups: tuple[int, int], name: str, like: str,
-    experts: int | None, layers: int | None, top_k: int | None, as_json: bool,
+    trace: Path, output: Path, iterations: int, seed: int, scoring: str, groups: tuple[int, int], name: str,
+    like: str, experts: int | None, layers: int | None, top_k: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Fit the latent-logit generator to the recorded routing in TRACE."""
     from workloads.routing.fits import write_fit
@@ -171,9 +171,8 @@ def _fit_named(text: str) -> Fit:
     """Return a fit by the path of its file, or by the name of one that ships with the package."""
     from workloads.routing.fits import read_fit, read_preset
 
-    return (
-        read_fit(text) if text.endswith(".json") or "/" in text or Path(text).exists() else read_preset(text)
-    )
+    is_file = text.endswith(".json") or "/" in text or Path(text).exists()
+    return read_fit(text) if is_file else read_preset(text)
 
 
 def _errors(done: Fit) -> str:

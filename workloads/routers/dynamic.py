@@ -80,6 +80,10 @@ class NullExperts:
     null: Count = 8
     true_bias: float = 0.0
 
+    def columns(self, n_experts: int) -> int:
+        """Return the columns of the scores for some true experts."""
+        return n_experts + self.null
+
     def route(self, scores: Scores, context: Context = NOTHING) -> Choice:
         """Choose k, and let those that are null go."""
         true = scores.shape[1] - self.null
@@ -109,6 +113,10 @@ class ZeroComputation:
     constant: Annotated[int, Field(ge=0)] = 2
     tau: Annotated[float, Field(gt=0)] = 1.0
     residual: float = 0.0
+
+    def columns(self, n_experts: int) -> int:
+        """Return the columns of the scores for some FFN experts."""
+        return n_experts + self.zero + self.copy + self.constant
 
     def kinds(self, n_scores: int) -> npt.NDArray[np.int8]:
         """Return the kind of each column: 0 for FFN experts, then ZERO, COPY, CONSTANT."""

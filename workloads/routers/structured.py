@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,10 @@ class ProductKey:
     k: Count = 8
     heads: Count = 1
 
+    def columns(self, n_experts: int) -> int:
+        """Return the columns of the scores for some experts."""
+        return 2 * int(np.ceil(np.sqrt(n_experts)))
+
     def route(self, scores: Scores, context: Context = NOTHING) -> Choice:
         """Choose the k best pairs."""
         tokens, n = len(scores), scores.shape[1] // 2
@@ -100,6 +104,7 @@ class LatencyAware:
     """
 
     latency_s: tuple[Annotated[float, Field(gt=0)], ...] = (2.0, 1.0)
+    batchwise: ClassVar[bool] = True  # tokens of a batch compete
 
     def shares(self) -> npt.NDArray[np.float64]:
         """Return the share of the tokens that each expert gets."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -65,6 +65,7 @@ class Switch:
     """
 
     capacity_factor: Annotated[float, Field(ge=0)] = 0.0
+    batchwise: ClassVar[bool] = True  # tokens of a batch compete
 
     def route(self, scores: Scores, context: Context = NOTHING) -> Choice:
         """Choose the best; drop what overflows an expert."""
@@ -98,6 +99,7 @@ class ExpertChoice:
     """
 
     capacity: Annotated[float, Field(gt=0)] = 2.0
+    batchwise: ClassVar[bool] = True
 
     def route(self, scores: Scores, context: Context = NOTHING) -> Choice:
         """Choose tokens for each expert, then list each token's experts."""

@@ -3,6 +3,7 @@
 from workloads.routing import fits as _fits
 from workloads.routing import independent as _independent
 from workloads.routing import replay as _replay
+from workloads.routing import routed as _routed
 from workloads.routing import synthetic as _synthetic
 from workloads.routing.build import build_routing, read_generator
 from workloads.routing.files import RoutingTrace, read_trace, write_trace
@@ -20,4 +21,4 @@ __all__ = [
     "write_trace",
 ]
 
-_COMPONENTS = (_fits, _independent, _replay, _synthetic)
+_COMPONENTS = (_fits, _independent, _replay, _routed, _synthetic)

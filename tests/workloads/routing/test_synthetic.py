@@ -114,3 +114,35 @@ def test_a_full_slot_table_drops_the_longest_undrawn():
     table.drop(7)
     assert table.find(np.array([11]))[0][0] == slots[0]
     assert table.size == 3
+
+
+@pytest.mark.parametrize(
+    ("router", "mean"),
+    [
+        ("top_k", 2.0),
+        ({"name": "null_experts", "k": 3, "null": 8}, None),
+        ({"name": "top_p", "p": 0.4}, None),
+    ],
+)
+def test_any_router_gives_a_stream_with_its_number_of_experts(router, mean):
+    settings = {"generator": "router", "router": router}
+    stream = build_routing(settings, moe_layers=range(3), n_experts=8, top_k=2, seed=1)
+    ids = stream.draw(np.arange(4), np.zeros(4, np.int64), np.full(4, 100))
+    used = (ids >= 0).sum(axis=2)
+    assert ids.max() < 8
+    assert ids.shape == (400, 3, stream.top_k)
+    if mean is not None:
+        assert used.mean() == mean
+    else:
+        assert len(set(used.ravel().tolist())) > 1
+    other = build_routing(settings, moe_layers=range(3), n_experts=8, top_k=2, seed=1)
+    np.testing.assert_array_equal(other.draw(np.array([2]), np.array([50]), np.array([9])), ids[250:259])
+
+
+def test_a_router_that_lets_tokens_compete_gives_no_stream():
+    with pytest.raises(ConfigError, match="lets the tokens of a batch compete"):
+        build_routing(
+            {"generator": "router", "router": "expert_choice"}, moe_layers=(0,), n_experts=8, top_k=2
+        )
+    with pytest.raises(ConfigError, match="unknown router"):
+        build_routing({"generator": "router", "router": "topk"}, moe_layers=(0,), n_experts=8, top_k=2)
