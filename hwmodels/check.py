@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from codesign.base.document import Document, KeyPath
@@ -107,7 +108,8 @@ def _check_power(document: Document, device: Device, at: KeyPath) -> None:
     power = device.power
     if power.idle + power.other > power.peak:
         rule = f"idle and other together ({power.idle + power.other:g} W) exceed peak ({power.peak:g} W)"
-        raise document.error((*at, "power"), rule)
+        keys = [(*at, "power", key) for key in ("peak", "idle", "other")]
+        raise document.error(_of_user(document, keys), rule)
     terms = peak_power_terms_w(device)
     largest = max(terms, key=lambda name: terms[name])
     if sum(terms.values()) > _MOST_POWER_RATIO * power.peak:
@@ -115,6 +117,12 @@ def _check_power(document: Document, device: Device, at: KeyPath) -> None:
                 f" {terms[largest]:.3g} W), over {_MOST_POWER_RATIO:g} times this; check the units"
                 " of energy_per_flop and energy_per_byte")  # fmt: skip
         raise document.error((*at, "power", "peak"), rule, f"{power.peak:g} W")
+
+
+def _of_user(document: Document, paths: list[KeyPath]) -> KeyPath:
+    """Return the first path that a file outside the library gives: that one is more likely the slip."""
+    library = str(Path(__file__).parent / "library")
+    return next((path for path in paths if not document.where(path).startswith(library)), paths[0])
 
 
 def _check_calibration(document: Document, device: Device, at: KeyPath) -> None:

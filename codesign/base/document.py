@@ -39,6 +39,7 @@ class Document:
     origin: str = "<python>"
     lines: dict[KeyPath, int] = field(default_factory=dict)
     origins: dict[KeyPath, str] = field(default_factory=dict)  # of keys that came from another file
+    prefix: KeyPath = ()  # of a part: where it stands in its file, so that errors name the whole key
 
     def where(self, path: KeyPath) -> str:
         """Return ``file:line`` of a key, or of its nearest described parent."""
@@ -50,7 +51,7 @@ class Document:
     def error(self, path: KeyPath, rule: str, value: object = ...) -> ConfigError:
         """Build the one error for a faulty key."""
         shown = "" if value is ... else f" = {show(value)}"
-        key = dotted(path)
+        key = dotted((*self.prefix, *path))
         return ConfigError(f"{self.where(path)}: {key}{shown}: {rule}".replace(": : ", ": "))
 
     def get(self, path: KeyPath) -> Any:
@@ -65,13 +66,15 @@ class Document:
 
     def copy(self) -> Document:
         """Return a deep copy that can be changed freely."""
-        return Document(deepcopy(self.data), self.origin, dict(self.lines), dict(self.origins))
+        return Document(
+            deepcopy(self.data), self.origin, dict(self.lines), dict(self.origins), self.prefix
+        )
 
     def child(self, key: str) -> Document:
         """Return the document below one top-level key; places keep their lines."""
         lines = {path[1:]: line for path, line in self.lines.items() if path[:1] == (key,)}
         origins = {path[1:]: origin for path, origin in self.origins.items() if path[:1] == (key,)}
-        return Document(self.data[key], self.origin, lines, origins)
+        return Document(self.data[key], self.origin, lines, origins, (*self.prefix, key))
 
 
 def dotted(path: KeyPath) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from codesign.base.document import Document, validate
+from codesign.base.document import Document, dotted, validate
 from codesign.base.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
@@ -78,8 +78,9 @@ class Registry(Generic[T]):
                 (), f"a {self.slot} is written as a name or {{name: ..., settings}};"
                 f" choose from {', '.join(self.names())}", data,
             )
-        component = self.get(settings["name"], f"{document.where(('name',))}: name")
+        key = dotted((*document.prefix, "name"))
+        component = self.get(settings["name"], f"{document.where(('name',))}: {key}")
         rest = {key: value for key, value in settings.items() if key != "name"}
-        inner = Document(rest, document.origin, document.lines, document.origins)
+        inner = Document(rest, document.origin, document.lines, document.origins, document.prefix)
         built: T = validate(component, inner)
         return built

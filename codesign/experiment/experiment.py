@@ -82,7 +82,7 @@ def _part(document: Document, keys: tuple[str, ...], spec: ExperimentSpec) -> Do
         value = spec
         for key in keys:
             value = getattr(value, key)
-        return Document(value, document.origin)
+        return Document(value, document.origin, prefix=keys)
     for key in keys:
         document = document.child(key)
     return document

@@ -37,6 +37,7 @@ def _beside(document: Document, base_dir: Path) -> Document:
         for key in ("trace", "path", "file", "fit"):
             value = data.get(key)
             if isinstance(value, str) and (base_dir / value).exists():
-                document = Document({**data, key: str(base_dir / value)}, document.origin, document.lines)
+                document = document.copy()
                 data = document.data
+                data[key] = str(base_dir / value)
     return document

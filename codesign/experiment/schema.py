@@ -9,6 +9,7 @@ from pydantic import Field
 from codesign.base.document import Strict
 from codesign.base.units import Latency, Time
 
+Delay = Annotated[Latency, Field(le=3600)]
 Degree = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
 
 
@@ -38,14 +39,15 @@ class MemorySpec(Strict):
 
     utilization: float = Field(default=0.9, gt=0, le=1)  # share that the engine may use
     block_tokens: int = Field(default=16, gt=0, le=65536)  # tokens per KV block
+    experts: str | None = None  # tier where routed experts live; None: the device's main memory
 
 
 class EngineSpec(Strict):
     """The serving engine's own time, on the host, which the devices wait for."""
 
-    step: Latency = 0.0  # per iteration
-    per_sequence: Latency = 0.0  # per sequence of the batch: sampling, detokenising
-    per_token: Latency = 0.0  # per token of the batch
+    step: Delay = 0.0  # per iteration
+    per_sequence: Delay = 0.0  # per sequence of the batch: sampling, detokenising
+    per_token: Delay = 0.0  # per token of the batch
 
 
 class SloSpec(Strict):
@@ -70,6 +72,8 @@ class PoliciesSpec(Strict):
     placement: Any = "contiguous"
     load_balance: Any = "round_robin"
     dispatch: Any = "direct"
+    expert_cache: Any = None  # needed when the experts live in another tier
+    units: Any = None  # who computes experts and decode attention, on a device with PIM; None: the xPU
 
 
 class ExperimentSpec(Strict):
@@ -89,5 +93,5 @@ class ExperimentSpec(Strict):
     speed: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(default_factory=dict)  # what-if factors
     fidelity: Literal["roofline", "event", "cycle"] = "event"
     executor: Literal["compiled", "simpy"] = "compiled"
-    horizon: Time | None = None  # stop after so much simulated time
+    horizon: Annotated[Time, Field(le=1e9)] | None = None  # stop after so much simulated time
     seed: int = Field(default=1, ge=0, lt=2**63, strict=True)

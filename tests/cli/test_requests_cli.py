@@ -106,7 +106,7 @@ def test_an_experiment_file_is_a_source(tmp_path):
     assert len(open_stream(str(tmp_path / "e.yaml"))) == 30
     assert len(open_stream(str(tmp_path / "e.yaml"), count=7)) == 7
     (tmp_path / "e.yaml").write_text("workload:\n  requests:\n    trase: t.csv\n")
-    with pytest.raises(ConfigError, match=r"e.yaml:3: trase: unknown key.*'trace'"):
+    with pytest.raises(ConfigError, match=r"e.yaml:3: workload.requests.trase: unknown key.*'trace'"):
         open_stream(str(tmp_path / "e.yaml"))
 
 

@@ -67,7 +67,9 @@ def _unpaired(value: Any, document: Document, path: KeyPath) -> Any:
 def _lines(text: str, origin: str) -> dict[KeyPath, int]:
     try:  # JSON is YAML but for tabs between tokens and a few escapes
         return parse_yaml(text.replace("\t", " "), origin).lines
-    except ConfigError:
+    except ConfigError as error:
+        if ": duplicate key" in str(error):
+            raise
         return {}
 
 

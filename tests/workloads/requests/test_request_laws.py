@@ -342,7 +342,7 @@ def test_a_trace_is_scaled_retimed_or_held_back():
         ("dataset: azure-conv-2023\ncount: 5\nconcurrency: 4\nrate: 5 /s", "exclude each other"),
         ("dataset: azure-conv-2023\ncount: 5\narrivals: batch\nrate: 5 /s", "rate: has no meaning"),
         ("dataset: azure-conv-2023\ncount: 5\narrivals: poison", "x.yaml:3: .*'poisson'"),
-        ("dataset: azure-conv-2023\ncount: 5\narrivals: {name: gamma, cv: -1}", "x.yaml:3: cv = -1"),
+        ("dataset: azure-conv-2023\ncount: 5\narrivals: {name: gamma, cv: -1}", "x.yaml:3: arrivals.cv = -1"),
         ("dataset: nowhere.yaml\ncount: 5", "no such dataset file"),
         ("trace: nowhere.csv", "x.yaml:1: trace: nowhere.csv: no such trace file"),
         ("trace: azure-conv-2023.csv", "did you mean dataset: azure-conv-2023"),
