@@ -96,10 +96,14 @@ def test_a_misspelt_command_names_the_nearest(capsys):
     assert "did you mean 'run'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "codesign/cli").glob("[!_]*.py"))])
+def commands() -> list[str]:
+    """Return the files that define a function of their own name: the commands."""
+    files = sorted((ROOT / "codesign/cli").glob("[!_]*.py"))
+    return [path.stem for path in files if f"\ndef {path.stem}(" in path.read_text() and path.stem != "main"]
+
+
+@pytest.mark.parametrize("name", commands())
 def test_each_file_is_a_listed_command_with_help(name, capsys):
-    if name == "main":
-        return
     assert name in cli.COMMANDS
     assert cli.main([name, "--help"]) == 0
     assert "Usage: codesign " + name in capsys.readouterr().out

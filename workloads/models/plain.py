@@ -42,7 +42,7 @@ def plain(document: Document) -> Document:
     ConfigError   a key that is not text, a value that a file cannot hold, nested too deeply
     """
     data = _plain(document.data, document, ())
-    return Document(data, document.origin, dict(document.lines), dict(document.origins))
+    return Document(data, document.origin, dict(document.lines), dict(document.origins), document.prefix)
 
 
 class _Pairs(list[tuple[str, Any]]):
