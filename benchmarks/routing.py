@@ -10,7 +10,7 @@ import numpy as np
 
 from ext.cache import StackDistances, cache_kernels
 from workloads.routing import build_routing
-from workloads.routing.fits import adapt_fit, presets, read_preset
+from workloads.routing.fits import adapt_fit, read_preset
 from workloads.routing.latent import LatentStream
 from workloads.routing.stats import RoutingStats
 from workloads.routing.stream import RoutingShape
@@ -64,7 +64,7 @@ def fitted(shape: dict[str, Any]) -> LatentStream:
         tuple(shape["moe_layers"]), shape["n_experts"], shape["top_k"], shape.get("n_group", 1),
         shape.get("topk_group", 1), "sigmoid" if "n_group" in shape else "softmax",
     )  # fmt: skip
-    return LatentStream(adapt_fit(read_preset(presets()[0]), router, 0).model, 0)
+    return LatentStream(adapt_fit(read_preset("gpt-oss-20b"), router, 0).model, 0)
 
 
 def streams() -> list[dict[str, Any]]:

@@ -240,6 +240,39 @@ def convert(
 
 
 @routing.command()
+@click.argument("fit", metavar="FIT")
+@click.option("-o", "--output", type=PLACE, required=True, help="The fit, a JSON file.")
+@click.option("--layers", type=click.IntRange(min=1), required=True, help="Number of MoE layers.")
+@click.option("--experts", type=click.IntRange(min=1), required=True, help="Number of experts per layer.")
+@click.option("--top-k", type=click.IntRange(min=1), required=True, help="Number of experts per token.")
+@click.option("--scoring", type=click.Choice(["softmax", "sigmoid"]), default="softmax", show_default=True)
+@click.option(
+    "--groups", type=(int, int), default=(1, 1), metavar="N TOP", help="Group-limited: TOP of N groups."
+)
+@click.option("--name", default="", help="Name of the model.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@_as_json
+def adapt(
+    fit: str, output: Path, layers: int, experts: int, top_k: int, scoring: str, groups: tuple[int, int],
+    name: str, seed: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Bend FIT to a router of another shape; the result is marked as extrapolated."""
+    from dataclasses import replace
+
+    from workloads.routing.build import check_shape
+    from workloads.routing.fits import adapt_fit, write_fit
+    from workloads.routing.stream import RoutingShape
+
+    source = _fit_named(fit)
+    shape = RoutingShape(tuple(range(layers)), experts, top_k, groups[0], groups[1], scoring)
+    check_shape(shape)
+    about = f"the fit of {source.name}, bent to {layers} layers of {experts} experts; {source.source}"
+    done = replace(adapt_fit(source, shape, seed), name=name, source=about, unidentified=("all",))
+    write_fit(done, output)
+    click.echo(json.dumps({"fit": str(output)}) if as_json else f"wrote {output}")
+
+
+@routing.command()
 @_as_json
 def presets(as_json: bool) -> None:
     """List the fits that ship with the package, with their sources."""

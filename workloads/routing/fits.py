@@ -246,7 +246,7 @@ def adapt_fit(fit: Fit, shape: RoutingShape, seed: int) -> Fit:
         laws, popularity, coupling.astype(np.float32), shape.top_k, m.n_domains, shape.n_group,
         shape.topk_group, shape.scoring, {"pull_scale": scale.tolist()},
     )  # fmt: skip
-    return replace(fit, model=model, extrapolated=True)
+    return replace(fit, model=model, extrapolated=True, errors={})
 
 
 def open_fit(fit: Fit, shape: RoutingShape, seed: int, adapt: bool) -> RoutingStream:

@@ -22,15 +22,15 @@ from workloads.routing.latent import Float32, LatentModel, LatentStream, LayerLa
 from workloads.routing.moments import NAMES, Sample, moments, sample_of
 from workloads.routing.stream import FloatArray, Int16Array
 
-# parameters of a layer, as the steps see them: log deviations, logit correlations, log gain, popularity scale
-DECAY = 0.7  # weight of each next slot in the pull between layers
+# of a layer, as the steps see them: logs of deviations and gain, logits of the rest, log scale of popularity
+DECAY = 0.7  # weight of each next slot where the pull matrices are estimated
 _RIDGE = 4.0  # pseudo-tokens by which the pull matrices are drawn to zero
-PARAMETERS = ("domain", "request", "slow", "slow_rho", "fast", "fast_rho", "coupling", "scale")
-START = np.array([0.8, 1.2, 1.0, 2.3, 0.4, -0.2, 1.9, -0.1])
-LOW = np.array([-3.0, -3.0, -3.0, 1.5, -3.0, -1.5, -4.0, -1.5])
-HIGH = np.array([2.2, 2.4, 2.2, 4.2, 2.4, 0.4, 3.0, 0.5])
-STEP = np.array([0.25, 0.25, 0.25, 0.4, 0.25, 0.4, 0.2, 0.15])
-PRIOR = np.array([1.2, 1.0, 1.0, 1.5, 1.0, 1.0, 1.0, 0.6])  # deviations of a layer around the mean layer
+PARAMETERS = ("domain", "request", "slow", "slow_rho", "fast", "fast_rho", "coupling", "decay", "scale")
+START = np.array([0.8, 1.2, 1.0, 2.3, 0.4, -0.2, 1.9, 0.85, -0.1])
+LOW = np.array([-3.0, -3.0, -3.0, 1.5, -3.0, -1.5, -4.0, -0.85, -1.5])
+HIGH = np.array([2.2, 2.4, 2.2, 4.2, 2.4, 0.4, 3.0, 3.0, 0.5])
+STEP = np.array([0.25, 0.25, 0.25, 0.4, 0.25, 0.4, 0.2, 0.4, 0.15])
+PRIOR = np.array([1.2, 1.0, 1.0, 1.5, 1.0, 1.0, 1.0, 1.0, 0.6])  # deviations of a layer around the mean layer
 ERROR = {
     "lag1": 0.004,
     "same_domain": 0.02,
@@ -110,14 +110,14 @@ def pull_matrices(sample: Sample, decay: float) -> Float32:
 
 
 def laws_of(parameters: FloatArray) -> tuple[LayerLaw, ...]:
-    """Return the laws of all layers from parameters (L, 8)."""
+    """Return the laws of all layers from parameters (L, 9)."""
     rho = 1 / (1 + np.exp(-parameters))
     size = np.exp(parameters)
     return tuple(
         LayerLaw(
             *(round(float(x), 5) for x in (
                 size[i, 0], size[i, 1], size[i, 2], rho[i, 3], size[i, 4], rho[i, 5],
-                size[i, 6] if i else 0.0, DECAY,
+                size[i, 6] if i else 0.0, rho[i, 7],
             ))
         )
         for i in range(len(parameters))

@@ -22,7 +22,7 @@ from workloads.routing.latent import Float32, LatentModel, LatentStream
 from workloads.routing.stream import FloatArray, Int16Array, RoutingShape
 
 _TOKENS, _SEQUENCES = 160, 6  # of each simulated sequence; per domain
-_ROUNDS = 8
+_ROUNDS = 16
 UNIDENTIFIED = (
     "request",
     "slow",
