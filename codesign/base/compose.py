@@ -83,6 +83,9 @@ def _adopt(out: Document, over: Document, path: KeyPath) -> None:
     for key in below:
         out.lines[key] = over.lines[key]
         out.origins[key] = over.origins.get(key, over.origin)
-    if path not in over.lines:  # given in Python or on the command line: no line
-        out.lines[path] = 0
-        out.origins[path] = over.origins.get(path, over.origin)
+    if path not in over.lines:  # given in Python or on the command line: the place of what holds it
+        near = path
+        while near and near not in over.lines:
+            near = near[:-1]
+        out.lines[path] = over.lines.get(near, 0)
+        out.origins[path] = over.origins.get(near, over.origin)

@@ -258,7 +258,7 @@ def _explain(model: Any, document: Document, fault: Any, others: int) -> ConfigE
         allowed = _fields_at(model, path[:-1])
         near = nearest(path[-1], allowed)
         hint = f" (did you mean {near!r}?)" if near else ""
-        message = f"unknown key; known here: {', '.join(allowed)}{hint}"
+        message = f"unknown key; known here: {', '.join(allowed) or 'none'}{hint}"
         value = ...
     elif kind == "missing":
         message, value = "is required and missing", ...

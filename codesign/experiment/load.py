@@ -74,14 +74,16 @@ def _check_parts(experiment: Experiment) -> None:
     """Check what the registries and other packages know: before anything runs."""
     from codesign.lower.plan import build_plan
     from codesign.serve.policies import build_policies
-    from hwmodels.costs import PARTS
+    from ext.iteration import PARTS
+    from hwmodels.costs.model import COST_MODELS
     from workloads.requests import read_settings
     from workloads.routing.build import read_generator
 
-    known = (*PARTS, "network_bandwidth", "network_latency", "engine")
     for part in experiment.spec.speed:
-        if part not in known:
-            raise experiment.document.error(("speed", part), f"unknown part; choose from {', '.join(known)}")
+        if part not in PARTS:
+            raise experiment.document.error(("speed", part), f"unknown part; choose from {', '.join(PARTS)}")
+    if experiment.spec.cost_model is not None:
+        COST_MODELS.build(experiment.part("cost_model"))
     read_settings(experiment.part("workload", "requests"))
     if experiment.model.moe_layers:
         read_generator(experiment.part("workload", "routing"))
