@@ -13,9 +13,12 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "simulate": "codesign.api",
+    "sweep": "codesign.explore.api",
+    "search": "codesign.explore.search",
     "load_experiment": "codesign.experiment",
     "Experiment": "codesign.experiment",
     "Result": "codesign.report.result",
+    "Sweep": "codesign.explore.results",
     "ConfigError": "codesign.base.errors",
     "CapacityError": "codesign.base.errors",
     "InvariantError": "codesign.base.errors",

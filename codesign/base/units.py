@@ -104,9 +104,7 @@ def _parse(text: str, dimension: str) -> float:
     try:
         value = float(number)
     except ValueError:
-        raise _error(
-            f'not a number with a unit; a {what} is written in {written}'
-        ) from None
+        raise _error(f"not a number with a unit; a {what} is written in {written}") from None
     if not unit.strip():
         raise _error(f"has no unit; a {what} is written in {written}")
     if len(unit) > 40 or "**" in unit.replace("m**2", ""):
@@ -121,6 +119,32 @@ def _parse(text: str, dimension: str) -> float:
             f"{_near_unit(unit.strip(), dimension)}"
         ) from None
     return float(value * factor)
+
+
+@lru_cache(maxsize=1024)
+def _factor(unit: str) -> float | None:
+    try:
+        return float(_registry().Quantity(1.0, unit).to_base_units().magnitude)
+    except Exception:
+        return None
+
+
+def si_value(text: str) -> float | None:
+    """Return the SI value of any quantity, as 3.35e12 for ``"3.35 TB/s"``; None if it is not one.
+
+    A product of units is written without blanks: ``0.1 USD/(kW*h)``.
+    """
+    number, _, unit = text.strip().partition(" ")
+    unit = unit.strip()
+    unit = f"1{unit}" if unit.startswith("/") else unit
+    if not unit or len(unit) > 20 or " " in unit or not unit.lstrip("1/")[:1].isalpha():
+        return None
+    try:
+        value = float(number)
+    except ValueError:
+        return None
+    factor = _factor(unit)
+    return None if factor is None else value * factor
 
 
 def parse_quantity(value: object, dimension: str) -> float:

@@ -1,0 +1,171 @@
+"""`sweep`: run every point of a design space that has not run yet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from codesign.base.errors import ConfigError
+from codesign.base.hashing import canonical_json
+from codesign.explore.evaluate import DEFAULT, Outcome, Task
+from codesign.explore.executors import Executor, Processes, Serial
+from codesign.explore.plan import SweepPlan, plan_sweep
+from codesign.explore.results import Sweep
+from codesign.explore.store import Store, exists
+
+Progress = Callable[[int, int], None]  # points done, points to run
+COMMIT_S = 0.2  # fast points are committed together, at most so long after they came
+COMMIT_MANY = 200
+
+
+def sweep(
+    source: str | Path | Mapping[str, Any],
+    output: str | Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    retry: bool = False,
+    merge: tuple[str | Path, ...] = (),
+    workers: int | None = None,
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+    evaluator: str = DEFAULT,
+) -> Sweep:
+    """Run the points of a sweep, keep every outcome, and return them all.
+
+    Parameters
+    ----------
+    source : path of a sweep file, or a mapping of the same form
+    output : folder    store and ``results.parquet``; None: nothing is kept on disk
+    overrides : mapping, dotted path -> value    laid over the sweep's `set`
+    resume : bool      go on in a folder that holds a sweep: only what has no outcome yet runs
+    retry : bool       run points again whose worker was killed or whose time was up
+    merge : folders    take over what other sweeps found for the same points
+    workers : int      processes; None: one for each core; 0: in this process
+    scheduler : str    address of a Dask scheduler, instead of processes
+    progress : f(done, to run)    called as points finish
+    evaluator : str    "module:name" of what runs a point (see `codesign.explore.evaluate.Setup`)
+
+    Raises
+    ------
+    ConfigError   the sweep, the folder or the scheduler is wrong; nothing has run
+
+    Notes
+    -----
+    Laws: the same sweep gives the same results, to the byte, on any number of workers of either kind; an
+    interrupt or a killed process loses no finished point.
+    """
+    folder = None if output is None else Path(output)
+    known = folder is not None and exists(folder)
+    if known and not resume:
+        raise ConfigError(f"{folder}: holds a sweep; go on with it (--resume), or give another folder")
+    plan = plan_sweep(source, overrides, evaluator=evaluator, check=not known)
+    with Store(folder) as store:
+        for other in merge:
+            store.merge(Path(other))
+        store.set_meta("sweep", canonical_json(_portable(plan)))
+        try:
+            _run(plan, store, _executor_of(plan, workers, scheduler), retry, progress)
+        finally:
+            found = Sweep.collect(plan.spec, plan.tasks(), store.outcomes(), plan.design.paths)
+            if folder is not None and len(found):
+                found.export(folder)
+    return found
+
+
+def _portable(plan: SweepPlan) -> dict[str, Any]:
+    return {
+        "sweep": plan.document.data, "experiment": plan.setup.document.data, "base": plan.base,
+        "evaluator": plan.setup.evaluator,
+    }  # fmt: skip
+
+
+def _executor_of(plan: SweepPlan, workers: int | None, scheduler: str | None) -> Callable[[int], Executor]:
+    """Return what makes the executor for a number of points."""
+    limit_s = plan.spec.time_limit
+
+    def make(points: int) -> Executor:
+        if scheduler is not None:
+            from codesign.explore.dask import Dask
+
+            return Dask(plan.setup, scheduler, limit_s)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        wanted = cores if workers is None else workers
+        if wanted == 0 or not points:
+            return Serial(plan.setup)
+        return Processes(plan.setup, max(1, min(wanted, points)), limit_s)
+
+    return make
+
+
+def _run(
+    plan: SweepPlan,
+    store: Store,
+    make: Callable[[int], Executor],
+    retry: bool,
+    progress: Progress | None,
+) -> None:
+    done = store.done(retry=retry)
+    to_run = sum(1 for _ in _missing(plan, done))
+    if not to_run:
+        return
+    executor = make(to_run)
+    buffer = _Buffer(store, to_run, progress)
+    try:
+        for outcome in executor.run(buffer.note(_missing(plan, done))):
+            buffer.add(outcome)
+    finally:
+        with suppress(KeyboardInterrupt):
+            executor.close()
+        buffer.flush()
+
+
+def _missing(plan: SweepPlan, done: set[str]) -> Iterator[Task]:
+    """Give the tasks that have no outcome, each name once (two points may be the same experiment)."""
+    given: set[str] = set()
+    for task in plan.tasks():
+        if task.id not in done and task.id not in given:
+            given.add(task.id)
+            yield task
+
+
+class _Buffer:
+    """Outcomes on their way into the store."""
+
+    def __init__(self, store: Store, to_run: int, progress: Progress | None) -> None:
+        self.store, self.to_run, self.progress = store, to_run, progress
+        self._tasks: dict[str, Task] = {}
+        self._pairs: list[tuple[Task, Outcome]] = []
+        self._done, self._since_s = 0, perf_counter()
+
+    def note(self, tasks: Iterator[Task]) -> Iterator[Task]:
+        """Remember the tasks that are under way."""
+        for task in tasks:
+            self._tasks[task.id] = task
+            yield task
+
+    def add(self, outcome: Outcome) -> None:
+        """Take one outcome; commit when some time has gone by."""
+        task = self._tasks.pop(outcome.id, None)
+        if task is None:
+            return  # a second copy, of a worker that was given up too early
+        self._pairs.append((task, outcome))
+        self._done += 1
+        if len(self._pairs) >= COMMIT_MANY or outcome.wall_s > COMMIT_S / 10 or self._late():
+            self.flush()
+        if self.progress is not None:
+            self.progress(self._done, self.to_run)
+
+    def _late(self) -> bool:
+        return perf_counter() - self._since_s > COMMIT_S
+
+    def flush(self) -> None:
+        """Commit what is there."""
+        pairs, self._pairs = self._pairs, []
+        if pairs:
+            self.store.add(pairs)
+        self._since_s = perf_counter()
