@@ -83,3 +83,15 @@ def test_a_hook_changes_nothing():
     graph = random_graph(5, 25, [IN_ORDER, FIRST_COME, SHARED])
     hooked = graph.run(lambda *args: simpy_events(*args, on_task=lambda *_: None))
     assert hooked.to_bytes() == graph.run(simpy_events).to_bytes()
+
+
+def test_earlier_work_ends_at_its_own_time_not_at_now_plus_a_delay():
+    """Times for which ``start + (free - start)`` is not ``free``: SimPy's own delays would drift here."""
+    rng = np.random.default_rng(0)
+    start_s, free_s = rng.random(400) * 0.3, rng.random(400) + 0.7
+    drifts = np.flatnonzero(start_s + (free_s - start_s) != free_s)
+    assert len(drifts) > 0
+    for i in drifts[:20]:
+        graph = random_graph(0, 4, [IN_ORDER], degree=0.0, barriers=0.0, grid=False)
+        graph = graph.after(float(start_s[i]), free_s[i : i + 1])
+        assert graph.run(simpy_events).to_bytes() == graph.run(events).to_bytes()
