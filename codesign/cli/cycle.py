@@ -39,3 +39,18 @@ def dram(streams: Path, output: Path, timings: Path | None, as_json: bool) -> No
     from hwmodels.cycle.tables import dram_table
 
     _report(dram_table(streams, output, timings), output, as_json)
+
+
+@cycle.command()
+@click.argument("shapes", metavar="SHAPES.csv", type=FILE)
+@click.option("-o", "--output", required=True, metavar="OUT.csv", type=FILE, help="Where results go.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def pim(shapes: Path, output: Path, as_json: bool) -> None:
+    """Multiply matrices by units in memory.
+
+    SHAPES.csv has columns unit, m, n, k: y[m, n] = x[m, k] w[k, n] with the weights (FP16) in the banks of
+    one stack.  OUT.csv has these and time, bytes, rates, energy, energy-delay-area, counts of commands.
+    """
+    from hwmodels.cycle.tables import pim_table
+
+    _report(pim_table(shapes, output), output, as_json)

@@ -9,6 +9,7 @@ from typing import Any
 
 from codesign.base.errors import ConfigError, nearest, read_text
 
+from .pim import gemm, load_unit
 from .standards import named_part, read_timings
 from .streams import Stream, simulate
 
@@ -40,6 +41,47 @@ def dram_table(streams: Path, output: Path, timings: Path | None = None) -> list
     outcome = ("ck", "bw_frac", "read_lat_mc_ck", "row_hits", "row_misses", "row_conflicts")
     write_table(output, out, (*STREAM_COLUMNS, *outcome))
     return out
+
+
+PIM_COLUMNS = ("unit", "m", "n", "k")
+
+
+def pim_table(shapes: Path, output: Path) -> list[dict[str, Any]]:
+    """Cost each matrix product of a table on its PIM unit; write and return the rows.
+
+    Raises
+    ------
+    ConfigError   a missing column, an unknown unit, a value out of range: file, line, column
+    """
+    out = []
+    for line, row in _rows(shapes, PIM_COLUMNS, "table of PIM products"):
+        where = f"{shapes}:{line}"
+        m, n, k = (_positive(row, name, where) for name in ("m", "n", "k"))
+        try:
+            unit = load_unit(row["unit"])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        cost = gemm(unit, m, n, k)
+        out.append({
+            **row, "time_s": cost.seconds, "flop": cost.flop, "weight_bytes": cost.weight_bytes,
+            "transfer_bytes": cost.transfer_bytes, "flop_per_s": cost.flop / cost.seconds,
+            "weight_bytes_per_s": cost.weight_bytes / cost.seconds, "energy_j": cost.joules,
+            "energy_delay_area": cost.energy_delay_area, "openings": cost.openings,
+            "refreshes": cost.refreshes,
+        })  # fmt: skip
+    counted = (
+        "time_s", "flop", "weight_bytes", "transfer_bytes", "flop_per_s", "weight_bytes_per_s", "energy_j",
+        "energy_delay_area", "openings", "refreshes",
+    )  # fmt: skip
+    write_table(output, out, (*PIM_COLUMNS, *counted))
+    return out
+
+
+def _positive(row: Mapping[str, str], name: str, where: str) -> int:
+    value = integer(row, name, where)
+    if value < 1:
+        raise ConfigError(f"{where}: {name} = {value}: must be at least 1")
+    return value
 
 
 def _stream(row: Mapping[str, str], where: str) -> Stream:

@@ -95,3 +95,27 @@ def test_a_missing_file_or_folder_is_said(tmp_path, streams):
         invoke("dram", tmp_path / "none.csv", "-o", tmp_path / "o.csv")
     with pytest.raises(ConfigError, match="cannot be written"):
         invoke("dram", streams, "-o", tmp_path / "none" / "o.csv")
+
+
+def test_pim_costs_products(tmp_path):
+    shapes, out = tmp_path / "s.csv", tmp_path / "o.csv"
+    shapes.write_text("unit,m,n,k\nhbm_pim,1,4096,4096\nduplex_logic,8,16384,4096\n")
+    assert invoke("pim", shapes, "-o", out).exit_code == 0
+    first, second = rows(out)
+    assert float(first["flop"]) == 2 * 4096 * 4096
+    assert float(second["flop_per_s"]) < 21.3e12
+    assert float(first["energy_delay_area"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("unit,m,n\naim,1,2\n", "no column 'k'"), ("unit,m,n,k\naimm,1,2,3\n", ":2: unknown PIM unit.*'aim'"),
+        ("unit,m,n,k\naim,0,2,3\n", ":2: m = 0"), ("unit,m,n,k\naim,1,two,3\n", ":2: n = 'two'"),
+    ],
+)  # fmt: skip
+def test_pim_refuses_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "s.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        invoke("pim", path, "-o", tmp_path / "o.csv")
