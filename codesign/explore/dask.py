@@ -49,7 +49,7 @@ class Dask:
 
         source = iter(tasks)
         pending: dict[str, list[Task]] = {}
-        done = as_completed([])
+        done = as_completed([], loop=self.client.loop)
         threads = max(1, sum(self.client.nthreads().values()))
         again: deque[list[Task]] = deque()
         while True:
