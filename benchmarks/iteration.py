@@ -28,7 +28,7 @@ def plan_of(model: str, system: str) -> tuple[Plan, Any]:
             "parallel": {"tensor": 1, "expert": 8},
             "precision": {"weights": "fp8"},
             "workload": {"requests": {"count": 1, "batch": True, "prompt_tokens": 1, "output_tokens": 1}},
-        }  # fmt: skip
+        }
     )
     return build_plan(experiment), experiment.routing()
 

@@ -19,6 +19,11 @@ _WHAT = {
     "network_bandwidth": "a faster network, experts placed so that tokens stay in their node, or fewer bits"
     " on the way",
     "network_latency": "fewer exchanges between nodes: another parallel plan, larger batches",
+    "pim_compute": "more arithmetic beside the memory, or fewer tokens of an expert on PIM (policies.units)",
+    "pim_memory": "more bandwidth inside the memory",
+    "fetch_bandwidth": "a faster way from the tier of the experts, more of them held"
+    " (policies.expert_cache.slots), fewer bits, or prefetching",
+    "fetch_latency": "larger transfers, or prefetching",
     "engine": "a faster scheduler, or scheduling while the devices compute",
 }
 

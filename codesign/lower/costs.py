@@ -14,11 +14,14 @@ from codesign.lower.machine import COUNTERS
 from codesign.lower.plan import Plan
 from ext.iteration import PARTS
 from hwmodels.costs import PARTS as DEVICE_PARTS
+from hwmodels.costs import Cost
 from workloads.models import Attention
 
 F64 = NDArray[np.float64]
 _N_PARTS, _N_DEVICE = len(PARTS), len(DEVICE_PARTS)
-_ENGINE = PARTS.index("engine")
+_ENGINE, _PIM, _LAUNCH = PARTS.index("engine"), PARTS.index("pim_compute"), PARTS.index("launch")
+_FLOP, _BYTES = COUNTERS.index("flop"), COUNTERS.index("memory_bytes")
+_PIM_FLOP, _PIM_BYTES = COUNTERS.index("pim_flop"), COUNTERS.index("pim_bytes")
 _MEMO_LIMIT = 65536
 
 
@@ -69,17 +72,17 @@ class BatchCosts:
         self._tasks = self._count_tasks()
         self._known: dict[tuple[int, int], _Rows] = {}
         self._by_class: dict[tuple[int, int], tuple[F64, F64]] = {}
-        self._attention = [0.0, 0.0]  # FLOPs, bytes of main memory
+        self._attention = np.zeros(len(COUNTERS)).tolist()
         self._past = np.zeros(len(COUNTERS))  # of rows that were forgotten
         self._with_overhead = self.n_classes > len(operators.classes)
 
     @property
     def counters(self) -> F64:
-        """FLOPs, memory, link and network bytes of all batches, experts apart.
+        """COUNTERS of all batches, experts apart.
 
         Law: what every rank executed, each layer counted.
         """
-        total: F64 = self._past + np.array([*self._attention, 0.0, 0.0])
+        total: F64 = self._past + np.array(self._attention)
         for rows in self._known.values():
             total += rows.counters * rows.uses
         return total
@@ -106,7 +109,7 @@ class BatchCosts:
 
     def _remember(self, tokens: int, outputs: int) -> _Rows:
         if len(self._known) >= _MEMO_LIMIT:
-            self._past, self._attention = self.counters, [0.0, 0.0]
+            self._past, self._attention = self.counters, np.zeros(len(COUNTERS)).tolist()
             self._known.clear()
         rows = _Rows(np.zeros((self.n_classes, _N_PARTS)), np.zeros(len(COUNTERS)))
         for i, row_class in enumerate(self.plan.operators.classes):
@@ -128,15 +131,32 @@ class BatchCosts:
         return known
 
     def _fill_attention(self, block: F64, batch: Batch) -> None:
-        operators, main = self.plan.operators, self.plan.machine.main_memory
+        operators = self.plan.operators
         for attention, index, view in self._attentions:
-            costs = [operators.prefill(attention, tokens, context) for tokens, context in batch.chunks]
-            if batch.decodes:
-                costs.append(operators.decode(attention, batch.decodes, batch.entries[view]))
-            for cost in costs:
-                block[index, :_N_DEVICE] += cost.parts
-                self._attention[0] += cost.flop * self._tasks[index]
-                self._attention[1] += cost.bytes_of(main) * self._tasks[index]
+            for tokens, context in batch.chunks:
+                self._add(block, index, operators.prefill(attention, tokens, context))
+            if not batch.decodes:
+                continue
+            cost = operators.decode(attention, batch.decodes, batch.entries[view])
+            on_pim = operators.decode_on_pim(cost)
+            if on_pim is None:
+                self._add(block, index, cost)
+            else:
+                self._add_pim(block, index, cost, on_pim)
+
+    def _add(self, block: F64, index: int, cost: Cost) -> None:
+        block[index, :_N_DEVICE] += cost.parts
+        tasks = self._tasks[index]
+        self._attention[_FLOP] += cost.flop * tasks
+        self._attention[_BYTES] += cost.bytes_of(self.plan.machine.main_memory) * tasks
+
+    def _add_pim(self, block: F64, index: int, cost: Cost, seconds: tuple[float, float]) -> None:
+        pim = self.plan.machine.require_pim()
+        block[index, _PIM : _PIM + 2] += seconds
+        block[index, _LAUNCH] += pim.launch_s
+        tasks = self._tasks[index]
+        self._attention[_PIM_FLOP] += cost.flop * tasks
+        self._attention[_PIM_BYTES] += cost.bytes_of(self.plan.machine.main_memory) * tasks
 
     def _overhead_s(self, batch: Batch) -> float:
         engine = self.engine

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from codesign.lower.operators import Operators
 from codesign.lower.parallel import Parallel
+from codesign.lower.portions import Portions
 from codesign.lower.residency import stage_layers
 from ext.iteration import KINDS
 from workloads.models import Layer, Model, MoE
@@ -33,6 +34,7 @@ class TaskGraph:
     device: I32
     resources: tuple[str, ...]
     row_kind: I32
+    n_classes: int
 
     def __len__(self) -> int:
         return len(self.row)
@@ -46,6 +48,7 @@ class _Rows:
     parallel: Parallel
     n_moe: int
     exchanged: bool
+    portions: Portions
 
     def static(self, group: int, index: int) -> int:
         return group * self.n_classes + index
@@ -54,9 +57,19 @@ class _Rows:
     def experts(self) -> int:
         return self.parallel.data * self.n_classes
 
+    def expert(self, m: int, group: int, portion: int) -> int:
+        return self.experts + (m * self.parallel.expert + group) * len(self.portions.parts) + portion
+
+    @property
+    def fetches(self) -> int:
+        return self.experts + self.n_moe * self.parallel.expert * len(self.portions.parts)
+
+    def fetch(self, m: int, group: int, fetch: int) -> int:
+        return self.fetches + (m * self.parallel.expert + group) * self.portions.n_fetches + fetch
+
     @property
     def dispatch(self) -> int:
-        return self.experts + self.n_moe * self.parallel.expert
+        return self.fetches + self.n_moe * self.parallel.expert * self.portions.n_fetches
 
     @property
     def combine(self) -> int:
@@ -75,6 +88,7 @@ class GraphBuilder:
     parallel: Parallel
     operators: Operators
     with_overhead: bool
+    portions: Portions
     row: list[int] = field(default_factory=list)
     resource: list[int] = field(default_factory=list)
     preds: list[list[int]] = field(default_factory=list)
@@ -86,7 +100,8 @@ class GraphBuilder:
         self.exchanged = p.data > 1
         n_moe = len(self.model.moe_layers)
         self.n_classes = len(self.operators.classes) + self.with_overhead
-        self.rows = _Rows(self.n_classes, p, n_moe, self.exchanged)
+        self.rows = _Rows(self.n_classes, p, n_moe, self.exchanged, self.portions)
+        self.fetched: dict[tuple[int, int, int], int] = {}  # (MoE layer, rank, fetch) -> task
         self.tail: list[list[int]] = [[] for _ in range(p.ranks)]
         self.stage, self.layer, self.moe_index = 0, -1, 0
 
@@ -116,6 +131,7 @@ class GraphBuilder:
             self.reduce_over_tensor(ops.reduce)
         if layer.moe:
             self.compute(ops.gate_class[layer.moe])
+            self.fetch_experts()
             (self.exchanged_experts if self.exchanged else self.local_experts)(layer.moe)
             self.moe_index += 1
 
@@ -166,7 +182,7 @@ class GraphBuilder:
         self.barrier(everyone)
         self.shared(moe, gated)
         for r in everyone:
-            self.tail[r] = [self.on_compute(r, self.expert_row(r), self.tail[r])]
+            self.tail[r] = self.experts(r)
         first = self.rows.combine + self.moe_index * w
         for r in everyone:
             self.tail[r] = [self.on_link(r, first + r, self.tail[r])]
@@ -179,7 +195,7 @@ class GraphBuilder:
         """All ranks hold all tokens: each computes its experts' part, and the parts are added."""
         self.shared(moe, self.tail)
         for r in range(self.parallel.ranks):
-            self.tail[r] = [self.on_compute(r, self.expert_row(r), self.tail[r])]
+            self.tail[r] = self.experts(r)
         if self.parallel.ranks > 1:
             self.barrier(range(self.parallel.ranks))
             for r in range(self.parallel.ranks):
@@ -195,9 +211,49 @@ class GraphBuilder:
     def static_row(self, rank: int, index: int) -> int:
         return self.rows.static(rank // self.parallel.tensor, index)
 
-    def expert_row(self, rank: int) -> int:
-        group = rank // self.parallel.expert_tensor
-        return self.rows.experts + self.moe_index * self.parallel.expert + group
+    def fetch_experts(self) -> None:
+        """Begin the fetches of this layer's experts; the early ones are those of the next layer."""
+        for part in self.portions.parts:
+            m = self.moe_index + part.early
+            if part.fetch < 0 or m >= self.rows.n_moe or (part.early and self.next_moe_stage() != self.stage):
+                continue
+            for r in range(self.parallel.ranks):
+                row = self.rows.fetch(m, r // self.parallel.expert_tensor, part.fetch)
+                engine = self.port("copy", r)
+                self.fetched[m, r, part.fetch] = self.task(row, engine, self.tail[r], self.device(r))
+
+    def next_moe_stage(self) -> int:
+        """Return the pipeline stage of the next MoE layer."""
+        layer = self.model.moe_layers[self.moe_index + 1]
+        stages = stage_layers(len(self.model.layers), self.parallel.pipeline)
+        return next(i for i, layers in enumerate(stages) if layer in layers)
+
+    def experts(self, rank: int) -> list[int]:
+        """A task for each portion of a rank's experts; return those that the combine waits for."""
+        before, last = self.tail[rank], list(self.tail[rank])
+        for u, part in enumerate(self.portions.parts):
+            row = self.rows.expert(self.moe_index, rank // self.parallel.expert_tensor, u)
+            waits = list(before)
+            fetch = self.fetched.get((self.moe_index, rank, part.fetch))
+            if fetch is not None:
+                waits.append(fetch)
+            if part.unit == "pim":
+                waits = waits if self.portions.parallel else last
+                last = [*last, self.task(row, self.port("pim", rank), waits, self.device(rank))]
+            else:
+                last = [self.on_compute(rank, row, waits)]
+        return last
+
+    def port(self, engine: str, rank: int) -> int:
+        """Return a resource of a device beside its compute engine and its link."""
+        before = 2 * self.parallel.devices + self.parallel.data * self.with_overhead
+        return before + self.engines.index(engine) * self.parallel.devices + self.device(rank)
+
+    @property
+    def engines(self) -> list[str]:
+        """The engines that a device has beside compute and link, as far as the portions use them."""
+        used = ["copy"] if self.portions.n_fetches else []
+        return used + (["pim"] if self.portions.pim >= 0 else [])
 
     def device(self, rank: int) -> int:
         return self.stage * self.parallel.ranks + rank
@@ -233,17 +289,22 @@ class GraphBuilder:
             row=ints(self.row), resource=ints(self.resource), pred_ptr=ptr,
             pred=ints([p for preds in self.preds for p in preds]), layer=ints(self.layer_of),
             device=ints(self.device_of), resources=self.resources(), row_kind=self.row_kinds(),
+            n_classes=self.n_classes,
         )  # fmt: skip
 
     def resources(self) -> tuple[str, ...]:
         devices = range(self.parallel.devices)
         hosts = [f"host{d}" for d in range(self.parallel.data)] if self.with_overhead else []
-        return (*(f"gpu{i}.compute" for i in devices), *(f"gpu{i}.link" for i in devices), *hosts)
+        others = [f"gpu{i}.{engine}" for engine in self.engines for i in devices]
+        return (
+            *(f"gpu{i}.compute" for i in devices), *(f"gpu{i}.link" for i in devices), *hosts, *others,
+        )  # fmt: skip
 
     def row_kinds(self) -> I32:
         kinds = [c.kind for c in self.operators.classes] + [OVERHEAD] * self.with_overhead
         rows, w = self.rows, self.parallel.ranks
-        named = kinds * self.parallel.data + ["experts"] * (rows.n_moe * self.parallel.expert)
+        named = kinds * self.parallel.data + ["experts"] * (rows.fetches - rows.experts)
+        named += ["fetch"] * (rows.dispatch - rows.fetches)
         if self.exchanged:
             named += ["dispatch"] * (rows.n_moe * w) + ["combine"] * (rows.n_moe * w)
         return np.array([KINDS.index(kind) for kind in [*named, OVERHEAD]], dtype=np.int32)

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.base.errors import ConfigError
+from codesign.lower.pim import PimCosts
+from codesign.lower.tiers import Path
 from ext.iteration import PARTS
 from hwmodels.costs import PARTS as DEVICE_PARTS
 from hwmodels.costs import Cost, build_cost_model
-from hwmodels.energy import flop_energy_j, link_energy_j, tier_energy_j
+from hwmodels.energy import flop_energy_j, link_energy_j, pim_energy_j, tier_energy_j
 from hwmodels.spec import Link, System
 
 F64 = NDArray[np.float64]
 _N_DEVICE = len(DEVICE_PARTS)
 _LINK = PARTS.index("link_bandwidth")
 _NETWORK = PARTS.index("network_bandwidth")
-COUNTERS = ("flop", "memory_bytes", "link_bytes", "network_bytes")
+COUNTERS = ("flop", "memory_bytes", "link_bytes", "network_bytes", "pim_flop", "pim_bytes", "fetched_bytes")
+N_COUNTERS = len(COUNTERS)
 
 
 class NetworkCost(Cost):
@@ -39,6 +43,7 @@ class Machine:
         }
         self.system, self.speed = system, dict(speed)
         self.main_memory = system.device.main_memory
+        self.pim = PimCosts(system.device.pim, speed) if system.device.pim else None
         self.costs = build_cost_model(cost_model, system.device, device)
         self.between = build_cost_model(cost_model, system.device, network)
 
@@ -74,17 +79,35 @@ class Machine:
         """Return FLOPs, bytes of main memory, of links, of the network (COUNTERS)."""
         link = cost.bytes_of("link")
         network = link if isinstance(cost, NetworkCost) else 0.0
-        return np.array([cost.flop, cost.bytes_of(self.main_memory), link - network, network])
+        out = np.zeros(N_COUNTERS)
+        out[:4] = cost.flop, cost.bytes_of(self.main_memory), link - network, network
+        return out
 
-    def dynamic_j(self, counters: F64, precision: str) -> dict[str, float]:
+    def require_pim(self) -> PimCosts:
+        """Return the PIM unit's costs.
+
+        Raises
+        ------
+        ConfigError   the device has none
+        """
+        if self.pim is None:
+            raise ConfigError(f"{self.system.device.name} has no PIM unit")
+        return self.pim
+
+    def dynamic_j(self, counters: Mapping[str, float], precision: str, path: Path | None) -> dict[str, float]:
         """Return joules by what drew them, for COUNTERS summed over all devices."""
         device, s = self.system.device, self.system
-        return {
-            "compute": flop_energy_j(device, precision, float(counters[0])),
-            device.main_memory: tier_energy_j(device, device.main_memory, float(counters[1])),
-            "link": _link_j(s.intra_node, float(counters[2])),
-            "network": _link_j(s.inter_node, float(counters[3])),
+        joules = {
+            "compute": flop_energy_j(device, precision, counters["flop"]),
+            device.main_memory: tier_energy_j(device, device.main_memory, counters["memory_bytes"]),
+            "link": _link_j(s.intra_node, counters["link_bytes"]),
+            "network": _link_j(s.inter_node, counters["network_bytes"]),
         }
+        if device.pim and self.pim:
+            joules["pim"] = pim_energy_j(device, counters["pim_flop"], counters["pim_bytes"])
+        if path:
+            joules["fetch"] = counters["fetched_bytes"] * path.energy_j_per_byte
+        return joules
 
 
 def _link_j(link: Link | None, count: float) -> float:

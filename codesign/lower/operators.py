@@ -42,8 +42,12 @@ class Operators:
     attention_class, dense_class, gate_class, shared_class : dict    part of a layer -> index
     """
 
-    def __init__(self, model: Model, parallel: Parallel, precision: Precision, machine: Machine) -> None:
+    def __init__(
+        self, model: Model, parallel: Parallel, precision: Precision, machine: Machine,
+        attention_unit: str = "xpu",
+    ) -> None:  # fmt: skip
         self.model, self.parallel, self.precision, self.machine = model, parallel, precision, machine
+        self.attention_unit = attention_unit
         self.costs = machine.costs
         self.classes: list[RowClass] = []
         self.embed = self._add("embed", "head", self._embed)
@@ -211,6 +215,16 @@ class Operators:
             attention.v_head_dim,
             p.kv,
         )
+
+    def decode_on_pim(self, cost: Cost) -> tuple[float, float] | None:
+        """Return (compute, memory) seconds if PIM does the decode attention that `cost` is the xPU's of."""
+        if self.attention_unit == "xpu":
+            return None
+        pim = self.machine.require_pim()
+        seconds = pim.attention_s(cost, cost.bytes_of(self.machine.main_memory))
+        if self.attention_unit == "min_time" and sum(seconds) + pim.launch_s >= cost.duration_s:
+            return None
+        return seconds
 
     def _scan(self, attention: Attention, tokens: int, sequences: int) -> Cost:
         """Cost a recurrent mixer: states read and written once, a few operations a state and token."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from codesign.base.errors import CapacityError
 from codesign.experiment.schema import MemorySpec
+from codesign.lower.cache import ExpertCache
 from codesign.lower.parallel import Parallel
 from codesign.lower.precision import Precision
+from codesign.lower.tiers import tiers_of
 from hwmodels.spec import System
-from workloads.models import Layer, Model
+from workloads.models import Layer, Model, MoE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +46,13 @@ def residency(
     precision: Precision,
     memory: MemorySpec,
     batch_tokens: int,
+    cache: ExpertCache | None = None,
 ) -> Residency:
     """Work out what the fullest device holds.
 
     Parameters
     ----------
+    cache : ExpertCache   what is held of experts that live in another tier; None: all experts live here
     batch_tokens : int    the most tokens of a data group in one iteration: what activations are sized for
 
     Raises
@@ -58,7 +62,11 @@ def residency(
     tier = system.device.memory[system.device.main_memory]
     usable = tier.capacity * memory.utilization
     stages = stage_layers(len(model.layers), parallel.pipeline)
-    weights = max(_stage_bytes(model, parallel, precision, stages, s) for s in range(parallel.pipeline))
+    weights = max(
+        _stage_bytes(model, parallel, precision, stages, s, cache) for s in range(parallel.pipeline)
+    )
+    if cache is not None:
+        _check_tier(model, system, parallel, precision, memory)
     activations = _activation_bytes(model, parallel, precision, batch_tokens)
     left = usable - weights - activations
     if left <= 0:
@@ -78,10 +86,18 @@ def _gb(count: float) -> str:
 
 
 def _stage_bytes(
-    model: Model, parallel: Parallel, precision: Precision, stages: list[range], stage: int
+    model: Model,
+    parallel: Parallel,
+    precision: Precision,
+    stages: list[range],
+    stage: int,
+    cache: ExpertCache | None,
 ) -> float:
     layers = [model.layers[i] for i in stages[stage]]
     total = sum(layer_bytes(layer, model.hidden_size, parallel, precision) for layer in layers)
+    if cache is not None:
+        total -= sum(_routed_bytes(layer, model.hidden_size, parallel, precision) for layer in layers)
+        total += _cached_bytes(layers, model.hidden_size, parallel, precision, cache)
     ends = model.embedding_parameters if stage == 0 else 0
     if stage == parallel.pipeline - 1:
         ends += (
@@ -101,10 +117,46 @@ def layer_bytes(layer: Layer, hidden: int, parallel: Parallel, precision: Precis
         total += layer.dense.parameters(hidden) / t * precision.dense_bytes
     if layer.moe:
         moe = layer.moe
-        routed = moe.n_experts * moe.expert_parameters(hidden) / parallel.ranks
+        total += _routed_bytes(layer, hidden, parallel, precision)
         beside = moe.shared_parameters(hidden) / t + moe.router_parameters(hidden)
-        total += routed * precision.expert_bytes + beside * precision.dense_bytes
+        total += beside * precision.dense_bytes
     return total
+
+
+def expert_bytes(moe: MoE, hidden: int, parallel: Parallel, precision: Precision) -> float:
+    """Return the bytes of one routed expert on one rank."""
+    return moe.expert_parameters(hidden) / parallel.expert_tensor * precision.expert_bytes
+
+
+def _routed_bytes(layer: Layer, hidden: int, parallel: Parallel, precision: Precision) -> float:
+    if layer.moe is None:
+        return 0.0
+    return layer.moe.n_experts / parallel.expert * expert_bytes(layer.moe, hidden, parallel, precision)
+
+
+def _cached_bytes(
+    layers: list[Layer], hidden: int, parallel: Parallel, precision: Precision, cache: ExpertCache
+) -> float:
+    """Return the bytes of the cache's slots, and of the buffers that the missed experts stream through."""
+    sizes = [expert_bytes(layer.moe, hidden, parallel, precision) for layer in layers if layer.moe]
+    if not sizes:
+        return 0.0
+    held = cache.slots * (max(sizes) if cache.scope == "global" else sum(sizes))
+    return held + 2 * max(sizes)
+
+
+def _check_tier(
+    model: Model, system: System, parallel: Parallel, precision: Precision, memory: MemorySpec
+) -> None:
+    """Refuse experts that do not fit the tier in which they are to live."""
+    tier = tiers_of(system)[memory.experts or system.device.main_memory]
+    layers = sum(_routed_bytes(layer, model.hidden_size, parallel, precision) for layer in model.layers)
+    need = layers / parallel.pipeline * min(tier.shared_by, parallel.devices)
+    if need > tier.capacity:
+        raise CapacityError(
+            f"{model.name} does not fit: its experts need {_gb(need)} of {memory.experts}, which has"
+            f" {_gb(tier.capacity)}: use fewer bits (precision.weights), more nodes, or a larger tier"
+        )
 
 
 def _activation_bytes(model: Model, parallel: Parallel, precision: Precision, tokens: int) -> float:

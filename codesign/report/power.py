@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from codesign.lower.machine import COUNTERS
 from ext.iteration import TALLY
 from hwmodels.energy import active_power_w, facility_energy_j, idle_power_w
 from hwmodels.money import usd_per_million_tokens, usd_per_s
@@ -17,17 +16,20 @@ if TYPE_CHECKING:
 
 
 def counters(cluster: Cluster) -> dict[str, float]:
-    """Return what all devices did: FLOPs, bytes of main memory, links and network."""
-    flop, memory, link, network = cluster.shared.costs.counters
-    tally = sum((engine.tally for engine in cluster.engines), np.zeros(len(TALLY)))
-    total = dict(zip(TALLY, tally.tolist(), strict=True))
-    ranks_per_group = cluster.plan.parallel.expert_tensor
-    return {
-        "flop": float(flop) + total["expert_flop"] * ranks_per_group,
-        "memory_bytes": float(memory) + total["expert_bytes"] * ranks_per_group,
-        "link_bytes": float(link) + total["link_sent"],
-        "network_bytes": float(network) + total["network_sent"],
-    }
+    """Return what all devices did, by COUNTERS: operators, then experts by portion, exchanges, fetches."""
+    plan = cluster.plan
+    total = dict(zip(COUNTERS, cluster.shared.costs.counters.tolist(), strict=True))
+    ranks_per_group = plan.parallel.expert_tensor
+    for engine in cluster.engines:
+        tally = dict(zip(TALLY, engine.tally.tolist(), strict=True))
+        total["link_bytes"] += tally["link_sent"]
+        total["network_bytes"] += tally["network_sent"]
+        for part, (flop, count) in zip(plan.portions.parts, engine.portion_tally.tolist(), strict=True):
+            pim = part.unit == "pim"
+            total["pim_flop" if pim else "flop"] += flop * ranks_per_group
+            total["pim_bytes" if pim else "memory_bytes"] += count * ranks_per_group
+    total["fetched_bytes"] += sum(a.fetched_bytes for a in cluster.assigners) * ranks_per_group
+    return total
 
 
 def energy_and_cost(
@@ -44,7 +46,7 @@ def energy_and_cost(
     plan, system = cluster.plan, experiment.system
     devices = plan.parallel.devices * plan.parallel.replicas
     counted = counters(cluster)
-    joules = plan.machine.dynamic_j(np.array(list(counted.values())), plan.precision.activations)
+    joules = plan.machine.dynamic_j(counted, plan.precision.activations, plan.portions.path)
     busy_s = attribution.busy_s / len(cluster.lanes)
     joules["active"] = active_power_w(system.device) * devices * busy_s
     joules["idle"] = idle_power_w(system, devices) * simulated_s

@@ -26,9 +26,19 @@ def provenance(experiment: Experiment, requests: Requests) -> dict[str, Any]:
         "system": experiment.system.name,
         "requests": requests.name,
         "versions": {"codesign": __version__, **{name: _version(name) for name in ("numpy", "simpy")}},
-        "kernels": chosen(),
+        "kernels": _kernels(experiment),
         "notes": [*experiment.model.notes, *requests.notes],
     }
+
+
+def _kernels(experiment: Experiment) -> dict[str, str]:
+    """Return the backend of each kernel package that this experiment uses, whatever else was imported."""
+    used = {"ext.graph", "ext.iteration"}
+    if experiment.model.moe_layers:
+        used.add("ext.routing")
+    if experiment.spec.policies.expert_cache is not None:
+        used.add("ext.cache")
+    return {package: backend for package, backend in chosen().items() if package in used}
 
 
 def _version(name: str) -> str:

@@ -107,6 +107,7 @@ def collect(
             "preemptions": sum(group.preemptions for group in cluster.groups),
             "parallel": vars(plan.parallel),
             "precision": vars(plan.precision),
+            "expert_cache": _cache(cluster),
             "dropped_rows": dict(cluster.requests.dropped),
         },
         conservation=laws,
@@ -152,6 +153,21 @@ def _utilization(cluster: Cluster, simulated_s: float) -> dict[str, float]:
     busy = sum(engine.busy_s for engine in cluster.engines) / len(cluster.engines)
     resources = cluster.plan.graph.resources
     return {name: float(s) / simulated_s for name, s in zip(resources, busy, strict=True)}
+
+
+def _cache(cluster: Cluster) -> dict[str, float] | None:
+    """Return what the expert caches did, over all devices; None if all experts are resident."""
+    if not any(assigner.caches for assigner in cluster.assigners):
+        return None
+    hits = sum(assigner.hits for assigner in cluster.assigners)
+    misses = sum(assigner.misses for assigner in cluster.assigners)
+    return {
+        "hits": hits,
+        "misses": misses,
+        "hit_rate": hits / max(1, hits + misses),
+        "fetched_bytes": sum(assigner.fetched_bytes for assigner in cluster.assigners),
+        "wasted_bytes": sum(assigner.wasted_bytes for assigner in cluster.assigners),
+    }
 
 
 def _kv_peak(cluster: Cluster) -> float:

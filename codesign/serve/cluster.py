@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from codesign.execute import iteration_class
 from codesign.experiment import Experiment
 from codesign.lower.costs import BatchCosts
 from codesign.lower.plan import Plan
+from codesign.lower.portions import Assigner
 from codesign.serve.clock import ARRIVAL, Clock
 from codesign.serve.gaps import Gaps
 from codesign.serve.group import Group
@@ -47,7 +48,8 @@ class Cluster:
         routing = RoutingFeed(experiment.routing())
         self.shared = Shared(self.clock, policies.batching, costs, routing, tasks)
         make = iteration_class(experiment.spec.executor)
-        self.engines: list[Any] = [make(plan.layout) for _ in range(plan.parallel.replicas)]
+        self.assigners: list[Assigner] = []
+        self.engines: list[Any] = [self._build_engine(make) for _ in range(plan.parallel.replicas)]
         self.lanes = self._build_lanes()
         self.groups = [group for lane in self.lanes for group in lane.groups]
         self._lane_of = [lane for lane in self.lanes for _ in lane.groups]
@@ -56,6 +58,14 @@ class Cluster:
         self.table: NDArray[np.float64] = np.full((n, len(REQUEST_COLUMNS)), np.nan)
         self.table[:, 0], self.table[:, 7] = requests.arrival_s, 0.0
         self.submitted = self.finished = self.refused = self.expected_tokens = 0
+
+    def _build_engine(self, make: Callable[..., Any]) -> Any:
+        plan = self.plan
+        if len(plan.portions.parts) == 1:
+            return make(plan.layout)
+        assigner = Assigner(self.experiment, plan.portions, plan.layout, plan.expert_bytes)
+        self.assigners.append(assigner)
+        return make(plan.layout, assign=assigner)
 
     def _build_lanes(self) -> list[Lane]:
         p = self.plan.parallel

@@ -8,221 +8,18 @@ import numpy as np
 
 from ext.graph import events
 from ext.iteration import layout as names
+from ext.iteration._counting import MAX_GROUPS, count, group_bits
+
+from ext.iteration._counting cimport count_pairs, plain_by_k
 
 cdef int EXPERTS = names.EXPERTS, DISPATCH = names.DISPATCH, COMBINE = names.COMBINE
-cdef int COMPUTE = names.COMPUTE, MEMORY = names.MEMORY, LAUNCH = names.LAUNCH
+cdef int FETCH = names.FETCH, FETCH_BANDWIDTH = names.FETCH_BANDWIDTH, LAUNCH = names.LAUNCH
+cdef int LINK_SENT = names.LINK_SENT, QUEUED_S = names.QUEUED_S
 cdef int LINK_BANDWIDTH = names.LINK_BANDWIDTH
 cdef int SECONDS_PER_WORK = names.SECONDS_PER_WORK, HEAD_S = names.HEAD_S
 cdef int SECONDS_PER_BYTE = names.SECONDS_PER_BYTE, LAUNCH_S = names.LAUNCH_S
 cdef int ACTIVE_S = names.ACTIVE_S, POWER = names.POWER, FLOP_PER_TOKEN = names.FLOP_PER_TOKEN
-
-DEF MAX_WORDS = 32  # 256 expert groups
-DEF LANE_MAX = 255  # tokens that a byte lane counts before it is emptied
-
-cdef uint64_t[256] SPREAD  # bit i of the index -> byte lane i
-
-
-cdef void fill_spread() noexcept:
-    cdef int mask, bit
-    for mask in range(256):
-        SPREAD[mask] = 0
-        for bit in range(8):
-            (<uint8_t*>&SPREAD[mask])[bit] = (mask >> bit) & 1
-
-
-fill_spread()
-
-
-cdef void empty_lanes(uint64_t* lanes, int* pair, int n_groups) noexcept nogil:
-    """Add the byte lanes to one row of `pair`, and set them to zero."""
-    cdef int g
-    cdef const uint8_t* lane = <const uint8_t*>lanes
-    if n_groups == 8:
-        for g in range(8):
-            pair[g] += lane[g]
-    else:
-        for g in range(n_groups):
-            pair[g] += lane[g]
-    for g in range((n_groups + 7) >> 3):
-        lanes[g] = 0
-
-
-cdef inline long count_plain(
-    const int16_t* token, long n_tokens, int n_layers, int k, int n_experts, int* counts
-) noexcept nogil:
-    cdef long t, unused = 0
-    cdef int m, j, e
-    cdef int* layer
-    for t in range(n_tokens):
-        layer = counts
-        for m in range(n_layers):
-            for j in range(k):
-                e = token[j]
-                if e >= 0:
-                    layer[e] += 1
-                else:
-                    unused += 1
-            token += k
-            layer += n_experts
-    return n_tokens * n_layers * k - unused
-
-
-cdef inline long count_byte(
-    const int16_t* block, long n_tokens, int n_layers, int k, int n_experts, const uint8_t* bits, int* counts,
-    uint64_t* lanes,
-) noexcept nogil:
-    """Count at most LANE_MAX tokens, for at most 8 groups: a token once for each bit of its mask.
-
-    Layer by layer, so that a layer's counters and lanes stay at hand.
-    """
-    cdef long t, unused = 0, stride = n_layers * k
-    cdef int m, j, e
-    cdef uint8_t mask
-    cdef int16_t signs
-    cdef uint64_t lane
-    cdef const int16_t* token
-    for m in range(n_layers):
-        token = block + m * k
-        lane = 0
-        for t in range(n_tokens):
-            mask = 0
-            signs = 0
-            for j in range(k):
-                signs |= token[j]
-            if signs >= 0:  # the usual case: no slot is unused
-                for j in range(k):
-                    e = token[j]
-                    counts[e] += 1
-                    mask |= bits[e]
-            else:
-                for j in range(k):
-                    e = token[j]
-                    if e >= 0:
-                        counts[e] += 1
-                        mask |= bits[e]
-                    else:
-                        unused += 1
-            lane += SPREAD[mask]
-            token += stride
-        lanes[m] = lane
-        counts += n_experts
-        bits += n_experts
-    return n_tokens * n_layers * k - unused
-
-
-cdef long count_bytes(
-    const int16_t* token, long n_tokens, int n_layers, int k, int n_experts, const int16_t* groups, int words,
-    int* counts, uint64_t* lanes,
-) noexcept nogil:
-    """The same for any number of groups: one mask byte and one word of lanes for 8 groups."""
-    cdef long t, unused = 0
-    cdef int m, j, e, g, w
-    cdef uint8_t[MAX_WORDS] mask
-    cdef int* layer
-    cdef const int16_t* group
-    for t in range(n_tokens):
-        layer = counts
-        group = groups
-        for m in range(n_layers):
-            for w in range(words):
-                mask[w] = 0
-            for j in range(k):
-                e = token[j]
-                if e >= 0:
-                    layer[e] += 1
-                    g = group[e]
-                    mask[g >> 3] |= <uint8_t>(1 << (g & 7))
-                else:
-                    unused += 1
-            for w in range(words):
-                lanes[m * words + w] += SPREAD[mask[w]]
-            token += k
-            layer += n_experts
-            group += n_experts
-    return n_tokens * n_layers * k - unused
-
-
-cdef long plain_by_k(
-    const int16_t* token, long n_tokens, int n_layers, int k, int n_experts, int* counts
-) noexcept nogil:
-    """Let the compiler unroll the usual numbers of experts per token."""
-    if k == 1:
-        return count_plain(token, n_tokens, n_layers, 1, n_experts, counts)
-    if k == 2:
-        return count_plain(token, n_tokens, n_layers, 2, n_experts, counts)
-    if k == 4:
-        return count_plain(token, n_tokens, n_layers, 4, n_experts, counts)
-    if k == 8:
-        return count_plain(token, n_tokens, n_layers, 8, n_experts, counts)
-    return count_plain(token, n_tokens, n_layers, k, n_experts, counts)
-
-
-cdef long byte_by_k(
-    const int16_t* token, long n_tokens, int n_layers, int k, int n_experts, const uint8_t* bits, int* counts,
-    uint64_t* lanes,
-) noexcept nogil:
-    if k == 1:
-        return count_byte(token, n_tokens, n_layers, 1, n_experts, bits, counts, lanes)
-    if k == 2:
-        return count_byte(token, n_tokens, n_layers, 2, n_experts, bits, counts, lanes)
-    if k == 4:
-        return count_byte(token, n_tokens, n_layers, 4, n_experts, bits, counts, lanes)
-    if k == 8:
-        return count_byte(token, n_tokens, n_layers, 8, n_experts, bits, counts, lanes)
-    return count_byte(token, n_tokens, n_layers, k, n_experts, bits, counts, lanes)
-
-
-cdef long count_pairs(
-    const int16_t[:, :, ::1] ids, const int[::1] group_ptr, const int16_t[:, ::1] expert_group,
-    const uint8_t[::1] bits, int n_groups, int[:, ::1] counts, int[:, :, ::1] pair, uint64_t* lanes,
-) noexcept nogil:
-    """Count tokens by expert, and by data group and expert group: blocks that no byte lane overflows in."""
-    cdef int d, m, t, block, n_layers = ids.shape[1], k = ids.shape[2], n_experts = counts.shape[1]
-    cdef int words = (n_groups + 7) >> 3
-    cdef long used = 0
-    for d in range(group_ptr.shape[0] - 1):
-        t = group_ptr[d]
-        while t < group_ptr[d + 1]:
-            block = min(LANE_MAX, group_ptr[d + 1] - t)
-            if words == 1:
-                used += byte_by_k(
-                    &ids[t, 0, 0], block, n_layers, k, n_experts, &bits[0], &counts[0, 0], lanes
-                )
-            else:
-                used += count_bytes(
-                    &ids[t, 0, 0], block, n_layers, k, n_experts, &expert_group[0, 0], words, &counts[0, 0], lanes
-                )
-            for m in range(n_layers):
-                empty_lanes(lanes + m * words, &pair[m, d, 0], n_groups)
-            t += block
-    return used
-
-
-def group_bits(expert_group):
-    """Return uint8[L * E]: bit g % 8 of the group of each expert."""
-    return np.left_shift(1, np.asarray(expert_group).astype(np.int64).ravel() & 7).astype(np.uint8)
-
-
-def count(
-    const int16_t[:, :, ::1] ids, const int[::1] group_ptr, const int16_t[:, ::1] expert_group, int n_groups,
-    int[:, ::1] counts, int[:, :, ::1] pair, bint pairs,
-):
-    cdef uint64_t[::1] lanes
-    if n_groups > 8 * MAX_WORDS:
-        raise ValueError(f"{n_groups} expert groups: at most {8 * MAX_WORDS}")
-    counts[:, :] = 0
-    pair[:, :, :] = 0
-    if ids.shape[0] == 0 or ids.shape[1] == 0 or ids.shape[2] == 0:
-        return 0
-    if not pairs:
-        return plain_by_k(
-            &ids[0, 0, 0], ids.shape[0], ids.shape[1], ids.shape[2], counts.shape[1], &counts[0, 0]
-        )
-    lanes = np.zeros(ids.shape[1] * ((n_groups + 7) >> 3), dtype=np.uint64)
-    return count_pairs(
-        ids, group_ptr, expert_group, group_bits(expert_group), n_groups, counts, pair, &lanes[0]
-    )
-
+cdef int BYTES_PER_TOKEN = names.BYTES_PER_TOKEN, BYTES_PER_EXPERT = names.BYTES_PER_EXPERT
 
 cdef inline double norm(double a, double b, double power) noexcept nogil:
     if isinf(power):
@@ -325,20 +122,21 @@ cdef void sum_beyond(
 
 cdef class Iteration:
     cdef readonly object layout
-    cdef object execute
+    cdef object execute, assign
+    cdef readonly object portion, fetch_s, portion_tally
     cdef readonly object free_s, busy_s, row_s, counts, pair, sums, volume, finish_s, cause, path
     cdef readonly object path_parts, straggle_s, tally
     cdef readonly int path_length
-    cdef int n_layers, n_groups, n_ranks, n_data, n_parts
-    cdef int expert_row, dispatch_row, combine_row, barrier_row
+    cdef int n_layers, n_groups, n_ranks, n_data, n_parts, n_portions
+    cdef int expert_row, fetch_row, dispatch_row, combine_row, barrier_row
     cdef bint exchanged, in_order
     cdef int latest
     cdef bint contiguous
     cdef uint64_t[::1] lanes
     cdef const uint8_t[::1] bits
-    cdef const int[::1] row, resource, discipline, pred_ptr, pred, row_kind, table_of
+    cdef const int[::1] row, resource, discipline, pred_ptr, pred, row_kind
     cdef const int[::1] data_group, rank_group
-    cdef const int[:, ::1] order, order_ptr
+    cdef const int[:, ::1] order, order_ptr, table_of, portion_parts
     cdef const int16_t[:, ::1] expert_group
     cdef const double[:, ::1] work, moved, coefficients
     cdef const double[:, :, ::1] send, recv
@@ -347,12 +145,16 @@ cdef class Iteration:
     cdef int[::1] v_cause, v_path, last
     cdef int[:, ::1] v_counts
     cdef int[:, :, ::1] v_pair
-    cdef double[:, :, ::1] v_sums, v_volume
-    cdef double[:, ::1] v_parts
+    cdef double[:, :, :, ::1] v_sums, v_fetch
+    cdef double[:, :, ::1] v_volume
+    cdef double[:, ::1] v_parts, v_portion_tally
+    cdef signed char[:, ::1] v_portion
 
-    def __init__(self, layout, execute=None):
+    def __init__(self, layout, execute=None, assign=None):
         cdef int n = len(layout.row), n_resources = len(layout.discipline)
-        self.layout, self.execute = layout, execute
+        self.layout, self.execute, self.assign = layout, execute, assign
+        self.n_portions, self.portion_parts = layout.n_portions, layout.portion_parts
+        self.fetch_row = layout.fetch_row
         self.in_order = execute is None and not np.any(layout.discipline)
         self.n_layers, self.n_groups = layout.n_layers, layout.n_groups
         self.n_ranks, self.n_data, self.exchanged = layout.n_ranks, layout.n_data, layout.exchanged
@@ -366,8 +168,8 @@ cdef class Iteration:
         self.work, self.moved, self.coefficients = layout.work, layout.moved, layout.coefficients
         self.send, self.recv, self.latency_s = layout.send, layout.recv, layout.latency_s
         self.seconds_per_byte, self.token_bytes = layout.seconds_per_byte, layout.token_bytes
-        if self.n_groups > 8 * MAX_WORDS:
-            raise ValueError(f"{self.n_groups} expert groups: at most {8 * MAX_WORDS}")
+        if self.n_groups > MAX_GROUPS:
+            raise ValueError(f"{self.n_groups} expert groups: at most {MAX_GROUPS}")
         self.contiguous = np.array_equal(layout.order, np.broadcast_to(np.arange(layout.n_experts), layout.order.shape))
         self.bits = group_bits(layout.expert_group)
         self.lanes = np.zeros(max(1, self.n_layers * ((self.n_groups + 7) >> 3)), dtype=np.uint64)
@@ -375,7 +177,11 @@ cdef class Iteration:
         self.row_s = np.zeros(layout.n_rows)
         self.counts = np.zeros((layout.n_layers, layout.n_experts), np.int32)
         self.pair = np.zeros((layout.n_layers, layout.n_data, layout.n_groups), np.int32)
-        self.sums = np.zeros((layout.n_layers, layout.n_groups, 3))
+        self.sums = np.zeros((layout.n_layers, layout.n_groups, layout.n_portions, 3))
+        self.portion = np.zeros((layout.n_layers, layout.n_experts), np.int8)
+        self.fetch_s = np.zeros((layout.n_layers, layout.n_groups, layout.n_fetches, 2))
+        self.portion_tally = np.zeros((layout.n_portions, 2))
+        self.v_portion, self.v_fetch, self.v_portion_tally = self.portion, self.fetch_s, self.portion_tally
         self.volume = np.zeros((layout.n_layers, layout.n_ranks, 2))
         self.finish_s, self.cause = np.zeros(n), np.zeros(n, np.int32)
         self.path, self.path_length = np.zeros(n, np.int32), 0
@@ -409,7 +215,13 @@ cdef class Iteration:
                             &tokens[0, 0, 0], tokens.shape[0], self.n_layers, tokens.shape[2],
                             self.v_counts.shape[1], &self.v_counts[0, 0],
                         )
-            self.cost_experts()
+            if self.assign is not None:
+                self.assign(self)
+                self.cost_fetches()
+            if self.n_portions == 1:
+                self.cost_experts()
+            else:
+                self.cost_portions()
             if self.exchanged:
                 self.cost_exchanges()
         if self.in_order:
@@ -443,13 +255,13 @@ cdef class Iteration:
         cdef const int* counts
         cdef const int* order
         for m in range(self.n_layers):
-            table = self.table_of[m]
+            table = self.table_of[m, 0]
             work = &self.work[table, 0]
             moved = &self.moved[table, 0]
             counts = &self.v_counts[m, 0]
             order = &self.order[m, 0]
             for g in range(self.n_groups):
-                sums = &self.v_sums[m, g, 0]
+                sums = &self.v_sums[m, g, 0, 0]
                 begin = self.order_ptr[m, g]
                 end = self.order_ptr[m, g + 1]
                 active = 0
@@ -467,19 +279,56 @@ cdef class Iteration:
                     sum_four(work, moved, counts, order + begin, end - begin, sums)
                 else:
                     sum_beyond(work, moved, last, counts, order + begin, end - begin, sums)
-                self.v_sums[m, g, 2] = active
-                self.v_row[self.expert_row + m * self.n_groups + g] = self.expert_s(m, g)
-                self.v_tally[1] += tokens
-                self.v_tally[2] += tokens * self.coefficients[table, FLOP_PER_TOKEN]
-                self.v_tally[3] += self.v_sums[m, g, 1]
+                self.note_portion(m, g, 0, tokens, active)
 
-    cdef inline double expert_s(self, int m, int g) noexcept:
-        cdef const double* c = &self.coefficients[self.table_of[m], 0]
-        cdef double active = self.v_sums[m, g, 2], compute_s, memory_s, launch_s
+    cdef void cost_portions(self) noexcept:
+        """The same for several portions: an expert's sums go where `portion` says."""
+        cdef int m, g, u
+        cdef int[::1] held = np.zeros(self.v_counts.shape[1], np.int32)
+        for m in range(self.n_layers):
+            for g in range(self.n_groups):
+                for u in range(self.n_portions):
+                    self.cost_portion(m, g, u, held)
+
+    cdef void cost_portion(self, int m, int g, int u, int[::1] held) noexcept:
+        cdef int i, e, n, table = self.table_of[m, u], found = 0, active = 0, tokens = 0
+        for i in range(self.order_ptr[m, g], self.order_ptr[m, g + 1]):
+            e = self.order[m, i]
+            if self.v_portion[m, e] == u:
+                held[found] = e
+                found += 1
+                n = self.v_counts[m, e]
+                active += n > 0
+                tokens += n
+        sum_beyond(
+            &self.work[table, 0], &self.moved[table, 0], self.work.shape[1] - 1, &self.v_counts[m, 0], &held[0],
+            found, &self.v_sums[m, g, u, 0],
+        )
+        self.note_portion(m, g, u, tokens, active)
+
+    cdef inline void note_portion(self, int m, int g, int u, int tokens, int active) noexcept:
+        cdef const double* c = &self.coefficients[self.table_of[m, u], 0]
+        self.v_sums[m, g, u, 2] = active
+        self.v_row[self.expert_row + (m * self.n_groups + g) * self.n_portions + u] = self.expert_s(m, g, u)
+        self.v_tally[1] += tokens
+        self.v_portion_tally[u, 0] += tokens * c[FLOP_PER_TOKEN]
+        self.v_portion_tally[u, 1] += tokens * c[BYTES_PER_TOKEN] + active * c[BYTES_PER_EXPERT]
+
+    cdef void cost_fetches(self) noexcept:
+        cdef int m, g, f, at = self.fetch_row
+        for m in range(self.n_layers):
+            for g in range(self.n_groups):
+                for f in range(self.v_fetch.shape[2]):
+                    self.v_row[at] = self.v_fetch[m, g, f, 0] + self.v_fetch[m, g, f, 1]
+                    at += 1
+
+    cdef inline double expert_s(self, int m, int g, int u) noexcept:
+        cdef const double* c = &self.coefficients[self.table_of[m, u], 0]
+        cdef double active = self.v_sums[m, g, u, 2], compute_s, memory_s, launch_s
         if active == 0.0:
             return 0.0
-        compute_s = self.v_sums[m, g, 0] * c[SECONDS_PER_WORK] + c[HEAD_S]
-        memory_s = self.v_sums[m, g, 1] * c[SECONDS_PER_BYTE]
+        compute_s = self.v_sums[m, g, u, 0] * c[SECONDS_PER_WORK] + c[HEAD_S]
+        memory_s = self.v_sums[m, g, u, 1] * c[SECONDS_PER_BYTE]
         launch_s = c[LAUNCH_S] + active * c[ACTIVE_S]
         return launch_s + norm(compute_s, memory_s, c[POWER])
 
@@ -504,8 +353,8 @@ cdef class Iteration:
                     for d in range(self.n_data):
                         received += weight[d] * pair[d * self.n_groups]
                     self.v_volume[m, r, link] = sent if sent > received else received
-                    self.v_tally[4 + 2 * link] += sent * both
-                    self.v_tally[5 + 2 * link] += received * both
+                    self.v_tally[LINK_SENT + 2 * link] += sent * both
+                    self.v_tally[LINK_SENT + 2 * link + 1] += received * both
         for at in range(self.n_layers * self.n_ranks):
             m = at // self.n_ranks
             r = at - m * self.n_ranks
@@ -580,9 +429,11 @@ cdef class Iteration:
                 kind = self.row_kind[row]
                 for p in range(self.n_parts):
                     self.v_parts[kind, p] += static_parts[row, p]
-            elif row < self.dispatch_row:
+            elif row < self.fetch_row:
                 at = row - self.expert_row
-                self.attribute_experts(at // self.n_groups, at % self.n_groups)
+                self.attribute_experts(at // self.n_portions, at % self.n_portions)
+            elif row < self.dispatch_row:
+                self.attribute_fetch(row - self.fetch_row)
             elif row < self.combine_row:
                 at = row - self.dispatch_row
                 self.attribute_exchange(0, at // self.n_ranks, at % self.n_ranks)
@@ -590,21 +441,30 @@ cdef class Iteration:
                 at = row - self.combine_row
                 self.attribute_exchange(1, at // self.n_ranks, at % self.n_ranks)
         if self.path_length and self.v_cause[task] == -2:
-            self.v_tally[8] += self.v_finish[task] - self.v_row[self.row[task]] - start_s
+            self.v_tally[QUEUED_S] += self.v_finish[task] - self.v_row[self.row[task]] - start_s
 
-    cdef void attribute_experts(self, int m, int g) noexcept:
-        cdef const double* c = &self.coefficients[self.table_of[m], 0]
-        cdef const double* rows = &self.v_row[self.expert_row + m * self.n_groups]
-        cdef double active = self.v_sums[m, g, 2], compute_s, memory_s, both, part
+    cdef void attribute_experts(self, int group, int u) noexcept:
+        cdef int m = group // self.n_groups, g = group % self.n_groups, i, first
+        cdef const double* c = &self.coefficients[self.table_of[m, u], 0]
+        cdef double active = self.v_sums[m, g, u, 2], compute_s, memory_s, both, part, total = 0.0
         if active > 0.0:
-            compute_s = self.v_sums[m, g, 0] * c[SECONDS_PER_WORK] + c[HEAD_S]
-            memory_s = self.v_sums[m, g, 1] * c[SECONDS_PER_BYTE]
+            compute_s = self.v_sums[m, g, u, 0] * c[SECONDS_PER_WORK] + c[HEAD_S]
+            memory_s = self.v_sums[m, g, u, 1] * c[SECONDS_PER_BYTE]
             both = norm(compute_s, memory_s, c[POWER])
             part = share(compute_s, memory_s, c[POWER])
-            self.v_parts[EXPERTS, COMPUTE] += part * both
-            self.v_parts[EXPERTS, MEMORY] += (1.0 - part) * both
+            self.v_parts[EXPERTS, self.portion_parts[u, 0]] += part * both
+            self.v_parts[EXPERTS, self.portion_parts[u, 1]] += (1.0 - part) * both
             self.v_parts[EXPERTS, LAUNCH] += c[LAUNCH_S] + active * c[ACTIVE_S]
-        self.v_straggle[EXPERTS] += rows[g] - mean(rows, self.n_groups)
+        first = self.expert_row + m * self.n_groups * self.n_portions + u
+        for i in range(self.n_groups):
+            total += self.v_row[first + i * self.n_portions]
+        self.v_straggle[EXPERTS] += self.v_row[first + g * self.n_portions] - total / self.n_groups
+
+    cdef void attribute_fetch(self, int at) noexcept:
+        cdef int n_fetches = self.v_fetch.shape[2], group = at // n_fetches, f = at % n_fetches
+        cdef int m = group // self.n_groups, g = group % self.n_groups
+        self.v_parts[FETCH, FETCH_BANDWIDTH] += self.v_fetch[m, g, f, 0]
+        self.v_parts[FETCH, FETCH_BANDWIDTH + 1] += self.v_fetch[m, g, f, 1]
 
     cdef void attribute_exchange(self, int way, int m, int r) noexcept:
         cdef int kind = COMBINE if way else DISPATCH, link, at

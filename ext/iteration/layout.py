@@ -11,28 +11,34 @@ F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
 KINDS = (
-    "overhead", "attention", "dense_ffn", "gate", "shared_experts", "experts", "dispatch", "combine",
+    "overhead", "attention", "dense_ffn", "gate", "shared_experts", "experts", "fetch", "dispatch", "combine",
     "collective", "head", "send",
 )  # fmt: skip
-EXPERTS, DISPATCH, COMBINE = KINDS.index("experts"), KINDS.index("dispatch"), KINDS.index("combine")
+EXPERTS, FETCH = KINDS.index("experts"), KINDS.index("fetch")
+DISPATCH, COMBINE = KINDS.index("dispatch"), KINDS.index("combine")
 
 # the resources that a second is spent on; the derivative of the time with respect to their speeds
 PARTS = (
     "compute", "vector", "memory", "cache", "launch", "link_bandwidth", "link_latency",
-    "network_bandwidth", "network_latency", "engine",
+    "network_bandwidth", "network_latency", "engine", "pim_compute", "pim_memory", "fetch_bandwidth",
+    "fetch_latency",
 )  # fmt: skip
 COMPUTE, MEMORY, LAUNCH = PARTS.index("compute"), PARTS.index("memory"), PARTS.index("launch")
 LINK_BANDWIDTH = PARTS.index("link_bandwidth")  # then link latency, network bandwidth, network latency
 
 # columns of `Layout.coefficients`: see hwmodels.costs.ExpertTables
-(SECONDS_PER_WORK, HEAD_S, SECONDS_PER_BYTE, LAUNCH_S, ACTIVE_S, POWER, FLOP_PER_TOKEN) = range(7)
-N_COEFFICIENTS = 7
+(
+    SECONDS_PER_WORK, HEAD_S, SECONDS_PER_BYTE, LAUNCH_S, ACTIVE_S, POWER, FLOP_PER_TOKEN, BYTES_PER_TOKEN,
+    BYTES_PER_EXPERT,
+) = range(9)  # fmt: skip
+N_COEFFICIENTS = 9
+FETCH_BANDWIDTH = PARTS.index("fetch_bandwidth")  # then fetch latency
 
 # entries of `Iteration.tally`, summed over all iterations
 TALLY = (
-    "routed", "executed", "expert_flop", "expert_bytes", "link_sent", "link_received", "network_sent",
-    "network_received", "queued_s",
+    "routed", "executed", "link_sent", "link_received", "network_sent", "network_received", "queued_s",
 )  # fmt: skip
+LINK_SENT, QUEUED_S = TALLY.index("link_sent"), TALLY.index("queued_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +48,16 @@ class Layout:
     W ranks compute one pipeline stage; they form D data groups (attention) and G expert groups.  The rows
     of durations are, in this order::
 
-        static    D x C    row d * C + c: class c of data group d; parts given for each iteration
-        experts   L x G    fused expert layer of each expert group
-        dispatch  L x W    exchange towards the experts, each rank's port   (if `exchanged`)
-        combine   L x W    exchange back
-        barrier   1        no time
+        static    D x C      row d * C + c: class c of data group d; parts given for each iteration
+        experts   L x G x U  fused expert layer of each expert group, by portion
+        fetch     L x G x F  weights brought in before portions that lack them; seconds given
+        dispatch  L x W      exchange towards the experts, each rank's port   (if `exchanged`)
+        combine   L x W      exchange back
+        barrier   1          no time
+
+    A *portion* is a part of a group's experts that is computed together: on another unit, or later because
+    its weights come later.  With one portion (the usual case) all experts are in it; with more, `Iteration`
+    asks its `assign` which expert is in which.
 
     Parameters
     ----------
@@ -55,9 +66,11 @@ class Layout:
     row_kind : int32[rows]                      index in KINDS
     n_data, n_classes, n_ranks, n_experts : int D, C, W, E
     expert_group : int16[L, E]                  group that holds each expert
-    table_of : int32[L]                         row of the cost tables
+    table_of : int32[L, U]                      row of the cost tables
+    portion_parts : int32[U, 2]                 PARTS of a portion's compute and memory seconds
+    n_fetches : int                             F
     work, moved : float64[tables, N + 1]        by tokens of an expert (`ExpertTables`)
-    coefficients : float64[tables, 7]
+    coefficients : float64[tables, 9]
     send : float64[2, W, G], recv : [2, W, D]   weights of `pair` in the bytes of a rank's port; index 0 the
                                                 link inside a node, 1 the network between nodes
     data_group, rank_group : int32[W]           data group and expert group of each rank
@@ -80,6 +93,8 @@ class Layout:
     n_experts: int
     expert_group: NDArray[np.int16]
     table_of: I32
+    portion_parts: I32
+    n_fetches: int
     work: F64
     moved: F64
     coefficients: F64
@@ -114,9 +129,19 @@ class Layout:
         return self.n_static
 
     @property
+    def n_portions(self) -> int:
+        """Portions of a group's experts, U."""
+        return len(self.portion_parts)
+
+    @property
+    def fetch_row(self) -> int:
+        """First row of the fetches."""
+        return self.expert_row + self.n_layers * self.n_groups * self.n_portions
+
+    @property
     def dispatch_row(self) -> int:
         """First row of the dispatch."""
-        return self.expert_row + self.n_layers * self.n_groups
+        return self.fetch_row + self.n_layers * self.n_groups * self.n_fetches
 
     @property
     def combine_row(self) -> int:

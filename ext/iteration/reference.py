@@ -12,19 +12,23 @@ from numpy.typing import NDArray
 from ext.graph import reference as graph
 from ext.iteration.layout import (
     ACTIVE_S,
+    BYTES_PER_EXPERT,
+    BYTES_PER_TOKEN,
     COMBINE,
-    COMPUTE,
     DISPATCH,
     EXPERTS,
+    FETCH,
+    FETCH_BANDWIDTH,
     FLOP_PER_TOKEN,
     HEAD_S,
     KINDS,
     LAUNCH,
     LAUNCH_S,
     LINK_BANDWIDTH,
-    MEMORY,
+    LINK_SENT,
     PARTS,
     POWER,
+    QUEUED_S,
     SECONDS_PER_BYTE,
     SECONDS_PER_WORK,
     TALLY,
@@ -98,16 +102,26 @@ class Iteration:
     path_parts : float64[kinds, PARTS]      seconds on the critical paths of all iterations
     straggle_s : float64[kinds]             of which waiting for the slowest rank (above the mean rank)
     tally : float64[len(TALLY)]             counters of all iterations
+    portion_tally : float64[U, 2]           FLOPs and bytes of the experts of each portion
+    portion : int8[L, E]                    portion of each expert: what `assign` fills
+    fetch_s : float64[L, G, F, 2]           seconds of each fetch by bandwidth and latency: likewise
+    assign                                  called with the iteration after counting, if there are portions
     """
 
-    def __init__(self, layout: Layout, execute: Callable[..., float] = graph.events) -> None:
-        self.layout, self.execute = layout, execute
+    def __init__(
+        self, layout: Layout, execute: Callable[..., float] = graph.events,
+        assign: Callable[[Any], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.layout, self.execute, self.assign = layout, execute, assign
         n, n_resources = len(layout.row), len(layout.discipline)
         self.free_s, self.busy_s = np.zeros(n_resources), np.zeros(n_resources)
         self.row_s = np.zeros(layout.n_rows)
         self.counts = np.zeros((layout.n_layers, layout.n_experts), np.int32)
         self.pair = np.zeros((layout.n_layers, layout.n_data, layout.n_groups), np.int32)
-        self.sums = np.zeros((layout.n_layers, layout.n_groups, 3))
+        self.sums = np.zeros((layout.n_layers, layout.n_groups, layout.n_portions, 3))
+        self.portion = np.zeros((layout.n_layers, layout.n_experts), np.int8)
+        self.fetch_s = np.zeros((layout.n_layers, layout.n_groups, layout.n_fetches, 2))
+        self.portion_tally = np.zeros((layout.n_portions, 2))
         self.volume = np.zeros((layout.n_layers, layout.n_ranks, 2))
         self.finish_s, self.cause = np.zeros(n), np.zeros(n, np.int32)
         self.path, self.path_length = np.zeros(n, np.int32), 0
@@ -129,6 +143,10 @@ class Iteration:
             self.tally[0] += count(
                 ids, group_ptr, lay.expert_group, lay.n_groups, self.counts, self.pair, lay.exchanged
             )
+            if self.assign is not None:
+                self.assign(self)
+                fetch_s = (self.fetch_s[..., 0] + self.fetch_s[..., 1]).ravel()
+                self.row_s[lay.fetch_row : lay.dispatch_row] = fetch_s
             self.cost_experts()
             if lay.exchanged:
                 self.cost_exchanges()
@@ -150,35 +168,43 @@ class Iteration:
         return end_s
 
     def cost_experts(self) -> None:
-        """Fill the experts' rows from the counts."""
+        """Fill the experts' rows from the counts, portion by portion."""
         lay = self.layout
-        last = lay.work.shape[1] - 1
         for m in range(lay.n_layers):
-            table = lay.table_of[m]
-            work, moved, c = lay.work[table], lay.moved[table], lay.coefficients[table]
             for g in range(lay.n_groups):
-                total_work, total_moved = [0.0] * 4, [0.0] * 4  # four sums, as the compiled twin keeps them
-                active = tokens = 0
-                for i, e in enumerate(lay.order[m, lay.order_ptr[m, g] : lay.order_ptr[m, g + 1]]):
-                    n = int(self.counts[m, e])
-                    active += n > 0
-                    tokens += n
-                    if n > last:
-                        total_work[i % 4] += (n - last) * float(work[last] - work[last - 1])
-                        total_moved[i % 4] += (n - last) * float(moved[last] - moved[last - 1])
-                        n = last
-                    total_work[i % 4] += float(work[n])
-                    total_moved[i % 4] += float(moved[n])
-                self.sums[m, g] = _of_four(total_work), _of_four(total_moved), active
-                self.row_s[lay.expert_row + m * lay.n_groups + g] = self.expert_s(m, g)
-                self.tally[1] += tokens
-                self.tally[2] += tokens * c[FLOP_PER_TOKEN]
-                self.tally[3] += self.sums[m, g, 1]
+                experts = lay.order[m, lay.order_ptr[m, g] : lay.order_ptr[m, g + 1]]
+                for u in range(lay.n_portions):
+                    self.cost_portion(m, g, u, [int(e) for e in experts if self.portion[m, e] == u])
 
-    def expert_s(self, m: int, g: int) -> float:
-        """Return the seconds of one group's fused expert layer."""
-        c = self.layout.coefficients[self.layout.table_of[m]]
-        work, moved, active = self.sums[m, g]
+    def cost_portion(self, m: int, g: int, u: int, experts: list[int]) -> None:
+        """Cost some experts of a group as one fused layer."""
+        lay = self.layout
+        table = lay.table_of[m, u]
+        work, moved, c = lay.work[table], lay.moved[table], lay.coefficients[table]
+        last = lay.work.shape[1] - 1
+        total_work, total_moved = [0.0] * 4, [0.0] * 4  # four sums, as the compiled twin keeps them
+        active = tokens = 0
+        for i, e in enumerate(experts):
+            n = int(self.counts[m, e])
+            active += n > 0
+            tokens += n
+            if n > last:
+                total_work[i % 4] += (n - last) * float(work[last] - work[last - 1])
+                total_moved[i % 4] += (n - last) * float(moved[last] - moved[last - 1])
+                n = last
+            total_work[i % 4] += float(work[n])
+            total_moved[i % 4] += float(moved[n])
+        self.sums[m, g, u] = _of_four(total_work), _of_four(total_moved), active
+        at = (m * lay.n_groups + g) * lay.n_portions + u
+        self.row_s[lay.expert_row + at] = self.expert_s(m, g, u)
+        self.tally[1] += tokens
+        self.portion_tally[u, 0] += tokens * c[FLOP_PER_TOKEN]
+        self.portion_tally[u, 1] += tokens * c[BYTES_PER_TOKEN] + active * c[BYTES_PER_EXPERT]
+
+    def expert_s(self, m: int, g: int, u: int) -> float:
+        """Return the seconds of one portion of a group's fused expert layer."""
+        c = self.layout.coefficients[self.layout.table_of[m, u]]
+        work, moved, active = self.sums[m, g, u]
         if active == 0:
             return 0.0
         compute_s = float(work * c[SECONDS_PER_WORK] + c[HEAD_S])
@@ -199,8 +225,8 @@ class Iteration:
                     for d in range(lay.n_data):
                         received += lay.recv[link, r, d] * self.pair[m, d, lay.rank_group[r]]
                     self.volume[m, r, link] = max(sent, received)
-                    self.tally[4 + 2 * link] += sent * both
-                    self.tally[5 + 2 * link] += received * both
+                    self.tally[LINK_SENT + 2 * link] += sent * both
+                    self.tally[LINK_SENT + 2 * link + 1] += received * both
         for at in range(lay.n_layers * lay.n_ranks):
             m, r = divmod(at, lay.n_ranks)
             self.row_s[lay.dispatch_row + at] = max(self.port_s(m, r, 0))
@@ -224,28 +250,34 @@ class Iteration:
             kind = lay.row_kind[row]
             if row < lay.expert_row:
                 self.path_parts[kind] += static_parts[row]
+            elif row < lay.fetch_row:
+                self.attribute_experts(int(row) - lay.expert_row)
             elif row < lay.dispatch_row:
-                self.attribute_experts(*divmod(int(row) - lay.expert_row, lay.n_groups))
+                fetch = self.fetch_s.reshape(-1, 2)[row - lay.fetch_row]
+                self.path_parts[FETCH, FETCH_BANDWIDTH : FETCH_BANDWIDTH + 2] += fetch
             elif row < lay.barrier_row:
                 way = int(row >= lay.combine_row)
                 at = int(row) - (lay.combine_row if way else lay.dispatch_row)
                 self.attribute_exchange(way, *divmod(at, lay.n_ranks))
         root = self.path[self.path_length - 1] if self.path_length else 0
         if self.path_length and self.cause[root] == graph.FROM_EARLIER:
-            self.tally[8] += self.finish_s[root] - self.row_s[lay.row[root]] - start_s
+            self.tally[QUEUED_S] += self.finish_s[root] - self.row_s[lay.row[root]] - start_s
 
-    def attribute_experts(self, m: int, g: int) -> None:
+    def attribute_experts(self, at: int) -> None:
         lay = self.layout
-        c = lay.coefficients[lay.table_of[m]]
-        work, moved, active = self.sums[m, g]
-        rows = self.row_s[lay.expert_row + m * lay.n_groups : lay.expert_row + (m + 1) * lay.n_groups]
+        group, u = divmod(at, lay.n_portions)
+        m, g = divmod(group, lay.n_groups)
+        c = lay.coefficients[lay.table_of[m, u]]
+        work, moved, active = self.sums[m, g, u]
         if active:
             compute_s, memory_s = work * c[SECONDS_PER_WORK] + c[HEAD_S], moved * c[SECONDS_PER_BYTE]
             both = norm(float(compute_s), float(memory_s), float(c[POWER]))
             share = _share(float(compute_s), float(memory_s), float(c[POWER]))
-            self.path_parts[EXPERTS, COMPUTE] += share * both
-            self.path_parts[EXPERTS, MEMORY] += (1.0 - share) * both
+            self.path_parts[EXPERTS, lay.portion_parts[u, 0]] += share * both
+            self.path_parts[EXPERTS, lay.portion_parts[u, 1]] += (1.0 - share) * both
             self.path_parts[EXPERTS, LAUNCH] += c[LAUNCH_S] + active * c[ACTIVE_S]
+        first = lay.expert_row + m * lay.n_groups * lay.n_portions + u
+        rows = self.row_s[first : first + lay.n_groups * lay.n_portions : lay.n_portions]
         self.straggle_s[EXPERTS] += rows[g] - _mean(rows)
 
     def attribute_exchange(self, way: int, m: int, r: int) -> None:

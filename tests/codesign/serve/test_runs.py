@@ -29,6 +29,23 @@ PLANS = {
     "prefill first": {"policies": {"batching": "prefill_first", "load_balance": "least_loaded"}},
     "static": {"policies": {"batching": {"name": "static", "batch_size": 5}, "load_balance": "shared_queue"}},
     "dense": {"model": "llama-2-7b", "system": "dgx-h100", "parallel": {"tensor": 4}},
+    "expert cache": {
+        "memory": {"experts": "ddr"},
+        "policies": {"expert_cache": {"name": "lfu", "slots": 2, "prefetch": {"accuracy": 0.8}}},
+    },
+    "PIM": {
+        "system": {
+            "from": "dgx-h100", "devices_per_node": 4,
+            "device": {
+                "pim": {
+                    "level": "logic_die", "bandwidth": "13.4 TB/s", "peak_flop_rate": "107 TFLOP/s",
+                    "launch_overhead": "1 us", "energy_per_byte": "1.81 pJ/bit",
+                    "energy_per_flop": "0.23 pJ/FLOP",
+                }
+            },
+        },
+        "policies": {"units": "co_process"},
+    },
     "closed loop": {
         "workload": {"requests": {"count": 9, "concurrency": 3, "prompt_tokens": 50, "output_tokens": 4}}
     },

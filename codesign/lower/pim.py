@@ -1,0 +1,49 @@
+"""What a PIM unit costs: weights and cache at its internal bandwidth, its own ceiling of arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.costs import Cost
+from hwmodels.spec import PRECISION_BYTES, Pim
+
+F64 = NDArray[np.float64]
+
+
+class PimCosts:
+    """Costs of one device's PIM unit; ``speed`` as in `codesign.lower.machine`.
+
+    An operator takes the longer of its arithmetic and its bytes: a PIM unit multiplies what streams by.
+    """
+
+    def __init__(self, pim: Pim, speed: Mapping[str, float]) -> None:
+        self.flop_per_s = pim.peak_flop_rate * speed.get("pim_compute", 1.0)
+        self.bytes_per_s = pim.bandwidth * speed.get("pim_memory", 1.0)
+        self.launch_s = pim.launch_overhead / speed.get("launch", 1.0)
+
+    def expert_rows(
+        self, hidden: int, inter: int, gated: bool, weights: str, max_tokens: int
+    ) -> tuple[F64, F64, list[float]]:
+        """Return (work, moved, coefficients) rows of `ext.iteration.Layout` for one expert shape.
+
+        Experts run one after the other, each bound by arithmetic or by bytes: `work` holds the seconds of
+        those bound by the first, `moved` of the others, and their sum is the time (power 1).
+        """
+        matrices = 3 if gated else 2
+        n = np.arange(max_tokens + 1, dtype=np.float64)
+        flop_per_token = 2.0 * hidden * inter * matrices
+        weight_bytes = hidden * inter * matrices * PRECISION_BYTES[weights]
+        token_bytes = 2.0 * (2.0 * hidden + inter)
+        compute_s = n * flop_per_token / self.flop_per_s
+        memory_s = np.where(n > 0, weight_bytes + n * token_bytes, 0.0) / self.bytes_per_s
+        bound = compute_s >= memory_s
+        row = [1.0, 0.0, 1.0, self.launch_s, 0.0, 1.0, flop_per_token, token_bytes, weight_bytes]
+        return np.where(bound, compute_s, 0.0), np.where(bound, 0.0, memory_s), row
+
+    def attention_s(self, cost: Cost, bytes_read: float) -> tuple[float, float]:
+        """Return (compute, memory) seconds of a decode attention that an xPU would do for `cost`."""
+        compute_s, memory_s = cost.flop / self.flop_per_s, bytes_read / self.bytes_per_s
+        return (compute_s, 0.0) if compute_s >= memory_s else (0.0, memory_s)

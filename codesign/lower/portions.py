@@ -1,0 +1,226 @@
+"""Pass: which part of a group's experts computes where and when: resident, fetched, on PIM.
+
+Builds the portions of a plan, and the `assign` that puts each expert into one, iteration by iteration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.base.random import stream
+from codesign.lower.cache import ExpertCache
+from codesign.lower.tiers import Path
+from codesign.lower.units import Units, UnitTimes
+from ext.cache import expert_cache
+from ext.iteration import PARTS, Layout
+from ext.iteration.layout import ACTIVE_S, HEAD_S, LAUNCH_S, POWER, SECONDS_PER_BYTE, SECONDS_PER_WORK
+
+if TYPE_CHECKING:
+    from codesign.experiment import Experiment
+
+F64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Portion:
+    """One part: the unit that computes it, and the fetch that it waits for (-1: none)."""
+
+    name: str
+    unit: str  # "compute" or "pim"
+    fetch: int = -1
+    early: bool = False  # its fetch begins in the layer before
+
+
+@dataclass(frozen=True)
+class Portions:
+    """The parts of a plan, and what decides among them."""
+
+    parts: tuple[Portion, ...]
+    cache: ExpertCache | None
+    path: Path | None
+    units: Units | None
+
+    @property
+    def n_fetches(self) -> int:
+        """Fetches before a layer's experts, F."""
+        return sum(part.fetch >= 0 for part in self.parts)
+
+    @property
+    def pim(self) -> int:
+        """Index of the part on PIM, or -1."""
+        return next((i for i, part in enumerate(self.parts) if part.unit == "pim"), -1)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether xPU and PIM compute experts at once."""
+        return self.units is not None and self.units.parallel
+
+    @property
+    def attention_unit(self) -> str:
+        """Who computes decode attention: ``xpu``, ``pim`` or ``min_time``."""
+        return self.units.attention if self.units else "xpu"
+
+    @property
+    def part_indices(self) -> NDArray[np.int32]:
+        """PARTS of each portion's compute and memory seconds; int32[U, 2]."""
+        rows = [
+            ("pim_compute", "pim_memory") if part.unit == "pim" else ("compute", "memory")
+            for part in self.parts
+        ]
+        return np.array([[PARTS.index(name) for name in row] for row in rows], dtype=np.int32)
+
+
+def build_portions(cache: ExpertCache | None, path: Path | None, units: Units | None) -> Portions:
+    """List the parts: resident, prefetched, fetched in chunks, on PIM."""
+    parts = [Portion("resident", "compute")]
+    if cache is not None:
+        if cache.prefetch is not None:
+            parts.append(Portion("prefetched", "compute", 0, early=True))
+        first = len(parts) - 1
+        parts += [Portion(f"fetched {i}", "compute", first + i) for i in range(cache.chunks)]
+    if units is not None:
+        parts.append(Portion("pim", "pim"))
+    return Portions(tuple(parts), cache, path, units)
+
+
+class Assigner:
+    """The state behind a plan's portions on one engine: caches and predictions; called as `assign`.
+
+    Attributes
+    ----------
+    hits, misses : int          of the caches, summed
+    fetched_bytes, wasted_bytes : float    of all devices' fetches, and of those that no one needed
+    """
+
+    def __init__(self, experiment: Experiment, portions: Portions, layout: Layout, expert_bytes: F64) -> None:
+        self.portions, self.layout, self.expert_bytes = portions, layout, expert_bytes
+        self.group_size = layout.n_experts // layout.n_groups
+        self.order = layout.order.reshape(layout.n_layers, layout.n_groups, self.group_size).astype(np.int64)
+        self.layer_index = np.arange(layout.n_layers)[:, None, None]
+        self.draws = stream(experiment.seed, "prefetch")
+        self.hits = self.misses = 0
+        self.fetched_bytes = self.wasted_bytes = 0.0
+        cache = portions.cache
+        self.caches: list[Any] = []
+        if cache is not None:
+            self.caches = [
+                expert_cache(
+                    layout.n_layers, layout.n_experts, cache.slots, policy=cache.policy,
+                    shared=cache.scope == "global", seed=experiment.seed + g,
+                )
+                for g in range(layout.n_groups)
+            ]  # fmt: skip
+
+    def __call__(self, iteration: Any) -> None:
+        """Fill ``portion`` and ``fetch_s`` of an iteration from its counts."""
+        iteration.portion[:] = 0
+        if self.caches:
+            iteration.fetch_s[:] = 0.0
+            for g, cache in enumerate(self.caches):
+                self._fetch(iteration, g, cache)
+        if self.portions.units is not None:
+            self._place(iteration, self.portions.units)
+
+    def _fetch(self, iteration: Any, g: int, cache: Any) -> None:
+        """Look every active expert of a group up, layer by layer, and fetch what is missed."""
+        counts = np.take_along_axis(iteration.counts, self.order[:, g], axis=1)
+        layers, places = (np.ascontiguousarray(index) for index in np.nonzero(counts))
+        experts = self.order[layers, g, places]
+        hit, _ = cache.access_many(layers, experts)
+        self.hits += int(hit.sum())
+        self.misses += len(hit) - int(hit.sum())
+        layers, experts = layers[~hit], experts[~hit]
+        early = self._predicted(layers)
+        if early is not None:
+            self._send(iteration, g, 0, layers, experts, early, wasted=~early & (layers > 0))
+            layers, experts = layers[~early], experts[~early]
+        chunk = self._chunks(layers)
+        first = int(early is not None)
+        for i in range(self.portions.n_fetches - first):
+            self._send(iteration, g, first + i, layers, experts, chunk == i)
+
+    def _predicted(self, layers: Ints) -> NDArray[np.bool_] | None:
+        """Draw which of the missed experts the predictor names; nothing is known before the first layer."""
+        prefetch = self.portions.cache.prefetch if self.portions.cache else None
+        if prefetch is None:
+            return None
+        named: NDArray[np.bool_] = self.draws.random(len(layers)) < prefetch.accuracy
+        return named & (layers > 0)
+
+    def _chunks(self, layers: Ints) -> Ints:
+        """Deal each layer's missed experts to the chunks, in order, as evenly as can be."""
+        chunks = self.portions.cache.chunks if self.portions.cache else 1
+        missed = np.bincount(layers, minlength=self.layout.n_layers)
+        first = np.concatenate(([0], np.cumsum(missed)))[layers]
+        return (np.arange(len(layers)) - first) * chunks // np.maximum(missed[layers], 1)
+
+    def _send(
+        self, iteration: Any, g: int, fetch: int, layers: Ints, experts: Ints, chosen: NDArray[np.bool_],
+        wasted: NDArray[np.bool_] | None = None,
+    ) -> None:  # fmt: skip
+        """Put the chosen experts into the portion of a fetch, and work out its seconds."""
+        path = self.portions.path
+        if path is None:
+            return
+        portion = next(i for i, part in enumerate(self.portions.parts) if part.fetch == fetch)
+        iteration.portion[layers[chosen], experts[chosen]] = portion
+        moved = chosen if wasted is None else chosen | wasted
+        calls = np.bincount(layers[moved], minlength=self.layout.n_layers)
+        for m in np.flatnonzero(calls):
+            count = float(calls[m] * self.expert_bytes[m])
+            iteration.fetch_s[m, g, fetch] = path.seconds(count, int(calls[m]))
+            self.fetched_bytes += count
+        if wasted is not None:
+            self.wasted_bytes += float(self.expert_bytes[layers[wasted]].sum())
+
+    def _place(self, iteration: Any, units: Units) -> None:
+        """Let the policy say which resident experts PIM computes."""
+        counts = iteration.counts[self.layer_index, self.order]
+        resident = iteration.portion[self.layer_index, self.order] == 0
+        ascending = np.argsort(np.where(resident, counts, 0), axis=2, kind="stable")
+        experts = np.take_along_axis(self.order, ascending, axis=2)
+        tokens = np.take_along_axis(np.where(resident, counts, 0), ascending, axis=2)
+        on_pim = units.to_pim(self._times(tokens)) & np.take_along_axis(resident, ascending, axis=2)
+        layers = np.broadcast_to(self.layer_index, experts.shape)[on_pim]
+        iteration.portion[layers, experts[on_pim]] = self.portions.pim
+
+    def _times(self, tokens: NDArray[Any]) -> UnitTimes:
+        """Estimate what the units take for these experts, ascending by tokens."""
+        lay = self.layout
+        xpu, pim = lay.table_of[:, 0], lay.table_of[:, self.portions.pim]
+        n = np.minimum(tokens, lay.work.shape[1] - 1)
+        work, moved = lay.work[xpu[:, None, None], n], lay.moved[xpu[:, None, None], n]
+        c = lay.coefficients[xpu].T[:, :, None, None]
+        suffix_work, suffix_moved, active = (_suffix(a) for a in (work, moved, (n > 0).astype(float)))
+        xpu_s = _fused(c, suffix_work, suffix_moved, active)
+        alone_s = _fused(c, work, moved, (n > 0).astype(float)) - c[LAUNCH_S] * (n > 0)
+        p = lay.coefficients[pim].T[:, :, None, None]
+        pim_s = (
+            lay.work[pim[:, None, None], n] * p[SECONDS_PER_WORK]
+            + lay.moved[pim[:, None, None], n] * p[SECONDS_PER_BYTE]
+        )
+        return UnitTimes(xpu_s, pim_s, alone_s, float(p[LAUNCH_S].max()))
+
+
+def _suffix(values: F64) -> F64:
+    """Return sums of all but the first k values along the last axis, k = 0 ... n."""
+    total = np.cumsum(values[..., ::-1], axis=-1)[..., ::-1]
+    return np.concatenate((total, np.zeros((*values.shape[:-1], 1))), axis=-1)
+
+
+def _fused(c: F64, work: F64, moved: F64, active: F64) -> F64:
+    """Return the seconds of fused layers from their sums (`hwmodels.costs.ExpertTables`)."""
+    compute_s = work * c[SECONDS_PER_WORK] + c[HEAD_S]
+    memory_s = moved * c[SECONDS_PER_BYTE]
+    power = float(c[POWER].max())
+    if np.isinf(power):
+        both = np.maximum(compute_s, memory_s)
+    else:
+        both = (compute_s**power + memory_s**power) ** (1.0 / power)
+    out: F64 = (c[LAUNCH_S] + active * c[ACTIVE_S] + both) * (active > 0)
+    return out
