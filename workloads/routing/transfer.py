@@ -18,11 +18,12 @@ from codesign.base.random import stream
 from ext.routing import iid_kernels
 from workloads.routing.files import read_npz_arrays
 from workloads.routing.fits import Fit, adapt_fit
-from workloads.routing.latent import Float32, LatentModel, LatentStream
+from workloads.routing.latent import Float32, LatentModel, LatentStream, LayerLaw
 from workloads.routing.stream import FloatArray, Int16Array, RoutingShape
 
-_TOKENS, _SEQUENCES = 160, 6  # of each simulated sequence; per domain
+_TOKENS, _SEQUENCES = 8, 320  # of each simulated sequence; per domain: enough that requests average out
 _ROUNDS = 16
+_MOST = 1.5  # times the other model's deviations, at most
 UNIDENTIFIED = (
     "request",
     "slow",
@@ -99,19 +100,19 @@ def domain_spread(counts: npt.NDArray[np.int64]) -> FloatArray:
     return np.asarray(np.sqrt(np.maximum((apart**2).mean(axis=(0, 2)) * scale - noise, 1e-4)))
 
 
-def spread_over(histogram: Histogram, n_layers: int, seed: int) -> tuple[Float32, FloatArray]:
-    """Return wanted log popularity (L, E) and domain spread (L,) of all layers.
+def spread_over(histogram: Histogram, n_layers: int, seed: int) -> Float32:
+    """Return the wanted log popularity of all layers, float32 (L, E).
 
     A layer that was not counted has the skew of the nearest counted one, its experts renamed at random.
     """
-    logs, apart = log_shares(histogram.counts.sum(axis=0)), domain_spread(histogram.counts)
+    logs = log_shares(histogram.counts.sum(axis=0))
     at = np.array(histogram.layers)
     out = np.empty((n_layers, logs.shape[1]), np.float32)
-    nearest = np.array([int(np.argmin(np.abs(at - layer))) for layer in range(n_layers)])
-    for layer, source in enumerate(nearest):
+    for layer in range(n_layers):
+        source = int(np.argmin(np.abs(at - layer)))
         order = stream(seed, "routing", "transfer", layer).permutation(logs.shape[1])
         out[layer] = logs[source] if at[source] == layer else logs[source][order]
-    return out, apart[nearest]
+    return out
 
 
 def simulated_counts(model: LatentModel, n_domains: int, seed: int) -> npt.NDArray[np.int64]:
@@ -144,17 +145,16 @@ def fit_histogram(
             f"{histogram.origin}: layer {max(histogram.layers)} is counted, the model has {depth}"
         )
     domains, _, n_experts = histogram.counts.shape
-    wanted, apart = spread_over(histogram, depth, seed)
+    wanted = spread_over(histogram, depth, seed)
     fit = adapt_fit(like, RoutingShape(tuple(range(depth)), n_experts, top_k), seed)
     model = replace(fit.model, popularity=wanted, n_domains=domains)
+    at, ratio = np.array(histogram.layers), 1.0
+    apart = float(domain_spread(histogram.counts).mean())
     for step in range(_ROUNDS):
         counts = simulated_counts(model, domains, seed + step)
         bias = model.popularity + 1.2 * (wanted - log_shares(counts.sum(axis=0)))
-        gain = np.clip(apart / np.maximum(domain_spread(counts), 1e-3), 0.7, 1.4)
-        laws = tuple(
-            replace(law, domain=round(float(np.clip(law.domain * g, 0.02, 8.0)), 5))
-            for law, g in zip(model.laws, gain, strict=True)
-        )
+        ratio *= float(np.clip(apart / domain_spread(counts)[at].mean(), 0.7, 1.4))
+        laws = tuple(_scaled(law, min(ratio, _MOST)) for law in fit.model.laws)
         model = replace(model, popularity=bias.astype(np.float32), laws=laws)
     shares = histogram.counts.sum(axis=(1, 2)) / histogram.counts.sum()
     missing = tuple(f"popularity of layer {i}" for i in range(depth) if i not in histogram.layers)
@@ -162,3 +162,13 @@ def fit_histogram(
         model, name, f"popularity and domains from {histogram.origin}; all else as in {like.name}", False,
         UNIDENTIFIED + missing, like.lengths, dict(zip(histogram.names, shares.tolist(), strict=True)),
     )  # fmt: skip
+
+
+def _scaled(law: LayerLaw, ratio: float) -> LayerLaw:
+    """Return a law whose domain and request parts are scaled.
+
+    Both are what a text is about: where domains lie less far apart than in the model of the recorded trace,
+    requests are taken to do so too.  Drift within a request is left as it is.
+    """
+    parts = {name: round(getattr(law, name) * ratio, 5) for name in ("domain", "request")}
+    return replace(law, **parts)
