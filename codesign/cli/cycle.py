@@ -19,7 +19,10 @@ def _report(rows: list[dict[str, Any]], output: Path, as_json: bool) -> None:
     import json
 
     if as_json:
-        click.echo(json.dumps({"rows": rows, "output": str(output)}))
+        finite = [
+            {key: None if value == float("inf") else value for key, value in row.items()} for row in rows
+        ]
+        click.echo(json.dumps({"rows": finite, "output": str(output)}, allow_nan=False))
     else:
         click.echo(f"{output}: {len(rows)} rows")
 
@@ -54,3 +57,19 @@ def pim(shapes: Path, output: Path, as_json: bool) -> None:
     from hwmodels.cycle.tables import pim_table
 
     _report(pim_table(shapes, output), output, as_json)
+
+
+@cycle.command()
+@click.argument("shapes", metavar="SHAPES.csv", type=FILE)
+@click.option("-o", "--output", required=True, metavar="OUT.csv", type=FILE, help="Where results go.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def gemm(shapes: Path, output: Path, as_json: bool) -> None:
+    """Multiply matrices on systolic arrays.
+
+    SHAPES.csv has columns rows, columns, dataflow (ws, os, is), m, n, k, and may have value_bytes (2),
+    sram_bytes (of each buffer; inf) and bytes_per_cycle (of DRAM; inf).  OUT.csv has these and cycles,
+    stalls, folds, utilisation and DRAM traffic.
+    """
+    from hwmodels.cycle.tables import gemm_table
+
+    _report(gemm_table(shapes, output), output, as_json)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from codesign.base.errors import ConfigError, nearest, read_text
+from ext.systolic import Array
 
+from . import systolic
 from .pim import gemm, load_unit
 from .standards import named_part, read_timings
 from .streams import Stream, simulate
@@ -77,6 +81,44 @@ def pim_table(shapes: Path, output: Path) -> list[dict[str, Any]]:
     return out
 
 
+GEMM_COLUMNS = ("rows", "columns", "dataflow", "m", "n", "k")
+GEMM_DEFAULTS = {"value_bytes": 2.0, "sram_bytes": math.inf, "bytes_per_cycle": math.inf}
+
+
+def gemm_table(shapes: Path, output: Path) -> list[dict[str, Any]]:
+    """Cost each matrix product of a table on its systolic array; write and return the rows.
+
+    Raises
+    ------
+    ConfigError   a missing column, an unknown dataflow, a value out of range: file, line, column
+    """
+    out = []
+    for line, row in _rows(shapes, GEMM_COLUMNS, "table of matrix products", tuple(GEMM_DEFAULTS)):
+        where = f"{shapes}:{line}"
+        whole = {name: _positive(row, name, where) for name in ("rows", "columns", "m", "n", "k")}
+        given = {name: _size(row, name, where) for name in GEMM_DEFAULTS}
+        buffer = given["sram_bytes"]
+        array = Array(whole["rows"], whole["columns"], row["dataflow"], buffer, buffer, buffer)
+        shape = (whole["m"], whole["n"], whole["k"])
+        try:
+            cost = systolic.gemm(array, *shape, given["value_bytes"], given["bytes_per_cycle"])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        out.append({**row, **{name: given[name] for name in GEMM_DEFAULTS}, **asdict(cost)})
+    counted = tuple(field.name for field in fields(systolic.ArrayCost))
+    write_table(output, out, (*GEMM_COLUMNS, *GEMM_DEFAULTS, *counted))
+    return out
+
+
+def _size(row: Mapping[str, str], name: str, where: str) -> float:
+    if not row[name] or row[name] == "inf":
+        return GEMM_DEFAULTS[name]
+    value = number(row, name, where)
+    if value <= 0:
+        raise ConfigError(f"{where}: {name} = {row[name]!r}: must be positive, or inf")
+    return value
+
+
 def _positive(row: Mapping[str, str], name: str, where: str) -> int:
     value = integer(row, name, where)
     if value < 1:
@@ -90,7 +132,9 @@ def _stream(row: Mapping[str, str], where: str) -> Stream:
     return Stream(row["kind"], load=load, mapping=row["mapping"], refresh=row["refresh"], **counts)
 
 
-def _rows(path: Path, columns: Iterable[str], what: str) -> list[tuple[int, dict[str, str]]]:
+def _rows(
+    path: Path, columns: Iterable[str], what: str, optional: tuple[str, ...] = ()
+) -> list[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(read_text(path, what).splitlines())
     known = reader.fieldnames or []
     for column in columns:
@@ -99,7 +143,7 @@ def _rows(path: Path, columns: Iterable[str], what: str) -> list[tuple[int, dict
             hint = f" (is it the one called {near!r}?)" if near else ""
             raise ConfigError(f"{path}:1: the {what} has no column {column!r}{hint}")
     return [
-        (line, {column: (row[column] or "").strip() for column in columns})
+        (line, {column: (row.get(column) or "").strip() for column in (*columns, *optional)})
         for line, row in enumerate(reader, start=2)
     ]
 

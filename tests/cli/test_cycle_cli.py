@@ -119,3 +119,30 @@ def test_pim_refuses_what_is_wrong(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         invoke("pim", path, "-o", tmp_path / "o.csv")
+
+
+def test_gemm_counts_cycles_with_and_without_a_memory(tmp_path):
+    shapes, out = tmp_path / "s.csv", tmp_path / "o.csv"
+    shapes.write_text(
+        "rows,columns,dataflow,m,n,k,bytes_per_cycle\n8,8,os,1,64,64,\n128,128,ws,1,4096,4096,32\n"
+    )
+    shown = invoke("gemm", shapes, "-o", out, "--json")
+    assert json.loads(shown.output)["rows"][0]["cycles"] == 624
+    first, second = rows(out)
+    assert float(first["stall_cycles"]) == 0 < float(second["stall_cycles"])
+    assert float(second["load_bytes"]) >= 2 * 4096 * 4096
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows,columns,dataflow,m,n,k\n8,8,wz,1,1,1\n", ":2: unknown dataflow 'wz'"),
+        ("rows,columns,dataflow,m,n,k\n0,8,ws,1,1,1\n", ":2: rows = 0"),
+        ("rows,columns,dataflow,m,n,k,bytes_per_cycle\n8,8,ws,1,1,1,-3\n", ":2: bytes_per_cycle"),
+    ],
+)
+def test_gemm_refuses_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "s.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        invoke("gemm", path, "-o", tmp_path / "o.csv")
