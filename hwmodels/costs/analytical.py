@@ -14,7 +14,7 @@ from .cost import Cost
 from .elementwise import elementwise
 from .experts import ExpertTables, evaluate, tables
 from .gemm import gemm
-from .machine import Machine, machine_of
+from .machine import Machine, machine_of, value_bytes
 from .model import COST_MODELS
 from .namespace import SCALAR
 
@@ -43,7 +43,10 @@ class AnalyticalModel:
     def _gemm_cost(self, m: int, n: int, k: int, weights: str, activations: str) -> Cost:
         if min(m, n, k) <= 0:
             return Cost(_NOTHING)
-        return gemm(SCALAR, self.machine, m, n, k, weights, activations).cost(self.machine.main)
+        narrow = value_bytes(activations) < 2.0
+        section = "gemm/fp8" if narrow else "gemm"
+        terms = gemm(SCALAR, self.machine, m, n, k, weights, activations, section, narrow)
+        return terms.cost(self.machine.main)
 
     def experts(self, counts: Any, hidden: int, inter: int, gated: bool = True, weights: str = "bf16",
                 activations: str = "bf16") -> Cost:  # fmt: skip
@@ -60,14 +63,15 @@ class AnalyticalModel:
 
     def _build_tables(self, hidden: int, inter: int, gated: bool, weights: str, activations: str,
                       max_tokens: int) -> ExpertTables:  # fmt: skip
-        return tables(self.machine, hidden, inter, gated, weights, activations, max_tokens)
+        section = "moe/fp8" if value_bytes(activations) < 2.0 else "moe/bfloat16"
+        return tables(self.machine, hidden, inter, gated, weights, activations, max_tokens, section)
 
     def attention_prefill(self, query_tokens: int, context_tokens: int, n_heads: int, n_kv_heads: int,
                           qk_dim: int, v_dim: int, kv: str = "bf16", window: int | None = None,
                           batch: int = 1) -> Cost:  # fmt: skip
         """Cost causal prefill attention (`hwmodels.costs.attention`)."""
         shape = (query_tokens, context_tokens, n_heads, n_kv_heads, qk_dim, v_dim)
-        return self._prefill(*shape, kv, window or 0, batch, "attention")
+        return self._prefill(*shape, kv, window or 0, batch, _PREFILL)
 
     def _prefill_cost(self, query_tokens: int, context_tokens: int, n_heads: int, n_kv_heads: int,
                       qk_dim: int, v_dim: int, kv: str, window: int, batch: int, section: str,
@@ -76,7 +80,7 @@ class AnalyticalModel:
             return Cost(_NOTHING)
         return attention.prefill(
             SCALAR, self.machine, batch, query_tokens, context_tokens, n_heads, n_kv_heads, qk_dim, v_dim,
-            window, kv, "bf16", True, section,
+            window, value_bytes(kv), "bf16", section,
         ).cost(self.machine.main)  # fmt: skip
 
     def attention_decode(self, batch: int, context_tokens_total: float, n_heads: int, n_kv_heads: int,
@@ -88,16 +92,18 @@ class AnalyticalModel:
                      kv: str) -> Cost:  # fmt: skip
         if batch <= 0:
             return Cost(_NOTHING)
+        token_bytes, io_bytes = (qk_dim + v_dim) * value_bytes(kv), (qk_dim + v_dim) * 2.0
         return attention.decode(
-            SCALAR, self.machine, batch, total / batch, n_heads, n_kv_heads, qk_dim, v_dim, 0, kv
-        ).cost(self.machine.main)
+            SCALAR, self.machine, batch, max(total, 1.0), n_heads, n_kv_heads, 2.0 * (qk_dim + v_dim),
+            token_bytes, io_bytes, True, True, _DECODE[value_bytes(kv) < 2.0],
+        ).cost(self.machine.main)  # fmt: skip
 
     def mla_prefill(self, query_tokens: int, context_tokens: int, n_heads: int, n_kv_heads: int,
                     qk_dim: int, v_dim: int, kv: str = "bf16", latent_rank: int = 512,
                     rope_dim: int = 64, batch: int = 1) -> Cost:  # fmt: skip
         """Cost MLA prefill attention: as attention with expanded keys and values."""
         shape = (query_tokens, context_tokens, n_heads, n_heads, qk_dim, v_dim)
-        return self._prefill(*shape, "bf16", 0, batch, "mla")
+        return self._prefill(*shape, "bf16", 0, batch, "mla_prefill/bf16")
 
     def mla_decode(self, batch: int, context_tokens_total: float, n_heads: int, n_kv_heads: int,
                    qk_dim: int, v_dim: int, kv: str = "bf16", latent_rank: int = 512,
@@ -109,7 +115,12 @@ class AnalyticalModel:
                          kv: str) -> Cost:  # fmt: skip
         if batch <= 0:
             return Cost(_NOTHING)
-        terms = attention.mla_decode(SCALAR, self.machine, batch, total / batch, n_heads, latent, rope, kv)
+        width = latent + rope
+        terms = attention.decode(
+            SCALAR, self.machine, batch, max(total, 1.0), n_heads, 1, 2.0 * (width + latent),
+            width * value_bytes(kv), 2.0 * (width + latent), True, True,
+            _MLA_DECODE[value_bytes(kv) < 2.0],
+        )  # fmt: skip
         return terms.cost(self.machine.main)
 
     def elementwise(self, bytes: float, flop: float = 0.0) -> Cost:
@@ -131,15 +142,23 @@ class AnalyticalModel:
 
 
 _NOTHING = (0.0,) * 7
+_PREFILL = "attention_prefill/bf16-bf16"
+_DECODE = ("attention_decode/bf16", "attention_decode/fp8")  # by whether the cache is narrow
+_MLA_DECODE = ("mla_decode/bf16", "mla_decode/fp8")
 
 
 @COST_MODELS.register("analytical")
 @dataclass(frozen=True)
 class Analytical:
-    """Physics with few fitted constants; `constants` override them by name (``gemm.overlap_power: 4``)."""
+    """Physics with few fitted constants.
+
+    `constants` override them by name (``gemm.overlap_power: 4``).  With `warm`, operands that fit the
+    on-chip cache stay in it, as in a benchmark that repeats one operator; a model's layers evict them.
+    """
 
     constants: dict[str, float] = field(default_factory=dict)
+    warm: bool = False
 
     def on(self, device: Device, speed: Mapping[str, float] | None = None) -> AnalyticalModel:
         """Build the model of a device."""
-        return AnalyticalModel(machine_of(device, speed, self.constants))
+        return AnalyticalModel(machine_of(device, speed, self.constants, self.warm))

@@ -1,119 +1,121 @@
-"""Attention: prefill (tiled, causal, sliding window), decode (split over the cache), and MLA."""
+"""Attention: prefill (tiled, causal, sliding window) and decode (split over the cache), MLA included."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .cost import Terms
-from .machine import Machine, value_bytes
+from .gemm import residency
+from .machine import Machine
 from .namespace import blend
 
 
-def attended_pairs(xp: Any, q_len: Any, kv_len: Any, window: Any, causal: bool, pad: float = 0.0) -> Any:
-    """Count the (query, key) pairs of one sequence and head; `pad` keys more for each query (tiling).
+def attended_pairs(xp: Any, q_len: Any, kv_len: Any, window: Any) -> Any:
+    """Count the (query, key) pairs of one sequence and head under a causal mask.
 
-    The last `q_len` of `kv_len` positions ask; query at position p sees min(window, p + 1) keys.
+    The last `q_len` of `kv_len` positions ask; query at position p sees min(window, p + 1) keys
+    (all p + 1 if `window` is 0).
     """
-    if not causal:
-        return q_len * (xp.where(window > 0, xp.minimum(window, kv_len), kv_len) + pad)
     first = kv_len - q_len
     full = q_len * first + q_len * (q_len + 1.0) / 2.0
     w = xp.where(window > 0, window, kv_len)
     beyond = xp.maximum(kv_len - xp.maximum(w, first), 0.0)  # queries whose past exceeds the window
     over = xp.maximum(first - w, 0.0)
-    cut = beyond * over + beyond * (beyond + 1.0) / 2.0
-    return full - cut + pad * q_len
+    return full - (beyond * over + beyond * (beyond + 1.0) / 2.0)
 
 
-def prefill(
-    xp: Any,
-    machine: Machine,
-    batch: Any,
-    q_len: Any,
-    kv_len: Any,
-    heads: Any,
-    kv_heads: Any,
-    head_dim: Any,
-    v_head_dim: Any,
-    window: Any,
-    kv_dtype: str,
-    dtype: str,
-    causal: bool,
-    section: str = "attention",
-) -> Terms:
-    """Cost prefill attention of `batch` equal sequences."""
-    c = machine.constants
-    pairs = attended_pairs(xp, q_len, kv_len, window, causal)
-    padded = attended_pairs(xp, q_len, kv_len, window, causal, 64.0) / q_len * xp.ceil(q_len / 64.0) * 64.0
-    per_head = 2.0 * (head_dim + v_head_dim)
-    rate = machine.peak(dtype) * c[f"{section}.prefill_efficiency"]
-    blocks = batch * heads * xp.ceil(q_len / 128.0)
-    fill = xp.maximum(1.0, machine.units / blocks)
-    compute_s = batch * heads * padded * per_head / rate * fill
-    vector_s = batch * heads * padded * 8.0 / machine.vector_rate * c["attention.prefill_vector"] * fill
-    kv_bytes = batch * kv_len * kv_heads * (head_dim + v_head_dim) * value_bytes(kv_dtype)
-    moved = kv_bytes + batch * q_len * heads * (head_dim + v_head_dim) * 2.0
-    memory_s = moved / (machine.bandwidth * machine.memory_efficiency)
-    parts = blend(c["attention.overlap_power"], compute_s, vector_s, memory_s)
-    launch = machine.launch_s * c["attention.prefill_launch"] + machine.memory_latency_s
+def prefill(xp: Any, machine: Machine, batch: Any, q_len: Any, kv_len: Any, heads: Any, kv_heads: Any,
+            qk_dim: Any, v_dim: Any, window: Any, kv_bytes: Any, precision: str,
+            section: str = "attention_prefill") -> Terms:  # fmt: skip
+    """Cost prefill attention of `batch` equal sequences.
+
+    A thread block takes a tile of queries of one head through all keys that it sees, plus part of a
+    tile of masked ones.  The kernel lasts as long as all blocks take on all units, but not less than
+    the longest block; main memory is read meanwhile.  Kernels beside it append to the cache.
+    """
+    c = machine.section(section)
+    both = qk_dim + v_dim
+    pairs = attended_pairs(xp, q_len, kv_len, window)
+    masked = xp.where(window > 0, c["window_keys"], c["masked_keys"])
+    blocks = batch * heads * xp.ceil(q_len / c["query_tile"])
+    whole = blocks / machine.units
+    waves = xp.maximum(1.0, whole + c["wave_share"] * (xp.ceil(whole) - whole))
+    mean = (pairs / q_len + masked) * c["query_tile"]  # pairs of a block
+    seen = xp.where(window > 0, xp.minimum(kv_len, window + c["query_tile"]), kv_len) + masked
+    split = xp.maximum(1.0, xp.minimum(machine.units / blocks, c["max_splits"]))
+    longest = seen * c["query_tile"] / (c["unit_share"] * split)
+    work = xp.maximum(waves * mean * (whole >= 1.0), longest)  # pairs on the busiest unit
+    unit_rate = machine.peak(precision) * c["compute_efficiency"] / machine.units
+    compute_s = work * 2.0 * both * _dim_factor(xp, c, both * 0.5) / unit_rate
+    vector_s = work * c["softmax_flop"] / machine.vector_rate * machine.units
+    start_s = waves * machine.cycles_s(c["block_cycles"])
+    moved = batch * (kv_len * kv_heads * kv_bytes + q_len * heads * 2.0) * both
+    extra = batch * q_len * both * (heads * c["extra_query"] + kv_heads * c["extra_kv"])
+    missed = 1.0 - residency(xp, machine, moved / c["cache_share"], c["residency_power"])
+    rate = machine.bandwidth * c["memory_efficiency"]
+    stream_s = compute_s + vector_s + start_s
+    parts = blend(c["overlap_power"], stream_s, moved * missed / rate)
+    share = parts[0] / stream_s
+    launch = machine.launch_s * c["launch_factor"] + c["host_s"] / machine.speed["launch"]
     return Terms(
-        compute=parts[0],
-        vector=parts[1],
-        memory=parts[2],
-        launch=launch,
-        flop=batch * heads * pairs * per_head,
-        bytes_main=moved,
-    )
+        compute=compute_s * share, vector=vector_s * share, memory=parts[1] + extra * missed / rate,
+        cache=(moved + extra) / (machine.l2_bandwidth * c["cache_efficiency"]),
+        launch=launch + start_s * share, flop=2.0 * batch * heads * pairs * both, bytes_main=moved,
+    )  # fmt: skip
 
 
-def decode(
-    xp: Any,
-    machine: Machine,
-    batch: Any,
-    kv_len: Any,
-    heads: Any,
-    kv_heads: Any,
-    head_dim: Any,
-    v_head_dim: Any,
-    window: Any,
-    kv_dtype: str,
-) -> Terms:
-    """Cost one decode step of `batch` sequences of `kv_len` (mean) cached tokens."""
-    c = machine.constants
-    seen = xp.where(window > 0, xp.minimum(window, kv_len), kv_len)
-    both = head_dim + v_head_dim
-    kv_bytes = batch * seen * kv_heads * both * value_bytes(kv_dtype)
-    moved = kv_bytes + batch * heads * both * 2.0
+def _dim_factor(xp: Any, c: Mapping[str, float], dim: Any) -> Any:
+    """Return the compute time of heads of `dim` values, relative to 128: kernels are tuned to it."""
+    small = xp.where(dim < 96.0, c["dim_64"], 1.0)
+    large = xp.where(dim > 224.0, c["dim_256"], xp.where(dim > 144.0, c["dim_192"], 1.0))
+    return small * large
+
+
+def decode(xp: Any, machine: Machine, batch: Any, tokens: Any, heads: Any, kv_heads: Any, token_flop: Any,
+           token_bytes: Any, io_bytes: Any, packed: Any, splits: Any,
+           section: str = "attention_decode") -> Terms:  # fmt: skip
+    """Cost one decode step of `batch` sequences that together read `tokens` cached tokens.
+
+    Parameters
+    ----------
+    token_flop, token_bytes   per cached token: of one query head, of one key/value head
+    io_bytes                  of queries and results, of one query head and sequence
+    packed                    whether the query heads of a group share one thread block
+    splits                    whether a sequence's cache may be split among blocks (flash decoding)
+
+    Notes
+    -----
+    A block reads its tokens at a unit's own pace; blocks fill the units in waves; all of them together
+    cannot be faster than main memory, or than the cache where the keys and values stay in it.
+    """
+    c = machine.section(section)
+    units = machine.units * c["blocks_per_unit"]
+    length = tokens / batch
     group = heads / kv_heads
-    rows = xp.ceil(group / 16.0) * 16.0
-    compute_s = 2.0 * batch * kv_heads * rows * seen * both / (machine.peak("bf16") * 0.5)
-    blocks = batch * kv_heads * xp.ceil(seen / c["attention.decode_block"])
-    share = xp.minimum(1.0, blocks * c["attention.decode_unit_bandwidth"] / machine.units)
-    memory_s = moved / (machine.bandwidth * c["attention.decode_efficiency"] * share)
-    parts = blend(c["attention.overlap_power"], compute_s, memory_s)
-    launch = machine.launch_s * c["attention.decode_launch"] + machine.memory_latency_s
+    pack = xp.where(packed, xp.minimum(group, c["max_rows"]), 1.0)
+    rows = xp.ceil(pack / c["row_tile"]) * c["row_tile"]
+    blocks = batch * kv_heads * xp.ceil(group / pack)
+    most = xp.where(splits, xp.minimum(length / c["chunk_tokens"], c["max_splits"]), 1.0)
+    split = xp.maximum(1.0, xp.minimum(units / blocks, most))
+    whole = blocks * split / units
+    waves = xp.maximum(1.0, whole + c["wave_share"] * (xp.ceil(whole) - whole))
+    per_block = waves * length / split
+    compute_s = per_block * token_flop * rows * units / (machine.peak("bf16") * c["compute_efficiency"])
+    read_s = per_block * token_bytes * units / (machine.bandwidth * c["unit_memory"])
+    start_s = waves * machine.cycles_s(c["block_cycles"] + c["row_cycles"] * pack * io_bytes / 512.0)
+    moved = tokens * kv_heads * token_bytes + batch * heads * io_bytes
+    resident = residency(xp, machine, moved / c["cache_share"], c["residency_power"])
+    memory_s = moved * (1.0 - resident) / (machine.bandwidth * c["memory_efficiency"])
+    traffic = blocks * length * token_bytes + batch * heads * io_bytes
+    cache_s = traffic / (machine.l2_bandwidth * c["cache_efficiency"])
+    stream_s = compute_s + read_s + start_s
+    parts = blend(c["overlap_power"], stream_s, memory_s, cache_s)
+    share = parts[0] / stream_s
+    join_s = xp.minimum(1.0, (split - 1.0) * 4.0) * machine.cycles_s(c["join_cycles"])
+    launch = machine.launch_s * c["launch_factor"] + c["host_s"] / machine.speed["launch"]
     return Terms(
-        compute=parts[0],
-        memory=parts[1],
-        launch=launch,
-        flop=2.0 * batch * heads * seen * both,
-        bytes_main=moved,
-    )
-
-
-def mla_decode(
-    xp: Any, machine: Machine, batch: Any, kv_len: Any, heads: Any, latent: Any, rope: Any, kv_dtype: str
-) -> Terms:
-    """Cost absorbed MLA decode: all heads share one latent vector of `latent` + `rope` values a token."""
-    c = machine.constants
-    width = latent + rope
-    kv_bytes = batch * kv_len * width * value_bytes(kv_dtype)
-    moved = kv_bytes + batch * heads * (width + latent) * 2.0
-    rows = xp.ceil(heads / c["mla.head_tile"]) * c["mla.head_tile"]
-    flop = 2.0 * batch * heads * kv_len * (width + latent)
-    compute_s = flop / heads * rows / (machine.peak("bf16") * c["mla.decode_efficiency"])
-    share = xp.minimum(1.0, batch * xp.ceil(kv_len / 64.0) / machine.units)
-    memory_s = moved / (machine.bandwidth * c["mla.decode_memory"] * share)
-    parts = blend(c["attention.overlap_power"], compute_s / share, memory_s)
-    launch = machine.launch_s * c["mla.decode_launch"] + machine.memory_latency_s
-    return Terms(compute=parts[0], memory=parts[1], launch=launch, flop=flop, bytes_main=moved)
+        compute=compute_s * share, memory=parts[1] + read_s * share, cache=parts[2],
+        launch=launch + join_s + start_s * share,
+        flop=tokens * heads * token_flop, bytes_main=moved,
+    )  # fmt: skip

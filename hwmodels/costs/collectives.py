@@ -1,26 +1,29 @@
-"""Collectives over links: latency per step, bandwidth that grows with the message."""
+"""Collectives over links: latency by ranks, bandwidth that grows with the message and the ranks."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from codesign.base.errors import ConfigError, unknown_name
 from hwmodels.spec import Link
 
-from .cost import LINK_BANDWIDTH, LINK_LATENCY, N_PARTS, Cost
+from .cost import Cost, Terms
 from .machine import Machine
+from .namespace import SCALAR
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send")
 
 
-def bytes_per_port(op: str, ranks: int, in_network: bool) -> float:
+def bytes_per_port(op: str, ranks: float) -> float:
     """Return bytes that one rank's port sends per byte of the buffer (ring or direct algorithms).
 
-    Law: all_reduce == reduce_scatter + all_gather, unless the network reduces.
+    Law: all_reduce == reduce_scatter + all_gather.
     """
     ring = (ranks - 1) / ranks
     if op == "all_reduce":
-        return 1.0 if in_network else 2.0 * ring
+        return 2.0 * ring
     if op in ("all_gather", "reduce_scatter", "all_to_all"):
         return ring
     if op == "send":
@@ -29,9 +32,9 @@ def bytes_per_port(op: str, ranks: int, in_network: bool) -> float:
 
 
 def slowest_port(
-    op: str, size: float, ranks: int, intra: Link | None, inter: Link | None, ranks_per_node: int | None
-) -> tuple[float, Link]:
-    """Return (bytes, link) of the port that takes longest at its peak.
+    op: str, ranks: int, intra: Link | None, inter: Link | None, ranks_per_node: int | None
+) -> tuple[float, Link, int]:
+    """Return (bytes per byte of the buffer, link, ranks on it) of the port that takes longest at its peak.
 
     Within a node every byte crosses `intra`.  Over nodes, all_reduce, all_gather and reduce_scatter are
     hierarchical: each of the node's ports carries its 1/ranks_per_node of the traffic between nodes;
@@ -43,33 +46,58 @@ def slowest_port(
     """
     local = min(ranks, ranks_per_node or ranks)
     nodes = math.ceil(ranks / local)
-    choices: list[tuple[float, Link]] = []
+    choices: list[tuple[float, Link, int]] = []
     if nodes > 1:
         if inter is None:
             raise ConfigError(f"{op} over {nodes} nodes: the system has no inter_node link")
-        choices.append((size * between_nodes(op, ranks, local), inter))
+        choices.append((_between_nodes(op, ranks, local), inter, nodes))
     if local > 1 and not (op == "send" and nodes > 1):
         if intra is None:
             raise ConfigError(f"{op} among {local} devices of a node: the system has no intra_node link")
-        choices.append((size * bytes_per_port(op, local, intra.in_network_reduction), intra))
+        choices.append((bytes_per_port(op, local), intra, local))
     return max(choices, key=lambda choice: choice[0] / choice[1].bandwidth)
 
 
-def between_nodes(op: str, ranks: int, local: int) -> float:
-    """Return bytes that one rank's port into the network sends per byte of the buffer."""
-    nodes = math.ceil(ranks / local)
+def _between_nodes(op: str, ranks: int, local: int) -> float:
     if op == "all_to_all":
         return (ranks - local) / ranks
     if op == "send":
         return 1.0
-    return bytes_per_port(op, nodes, False) / local
+    return bytes_per_port(op, math.ceil(ranks / local)) / local
 
 
-def port_s(machine: Machine, link: Link, sent: float) -> float:
-    """Return the seconds that `sent` bytes take through one device's port."""
-    half = machine.constants["collectives.half_size_bytes"]
-    rate = link.bandwidth * link.efficiency * machine.speed["link_bandwidth"]
-    return sent / rate * (1.0 + half / (half + sent))
+def transfer(xp: Any, machine: Machine, op: str, size: Any, share: float, ranks: int, link: Link,
+             section: str = "collectives") -> Terms:  # fmt: skip
+    """Cost a collective whose busiest port sends ``size * share`` bytes over `link` among `ranks`.
+
+    ``latency + sent / rate * (1 + half / (half + sent))``: a short message is sent at half the rate.
+    With few ranks a port is not filled (``1 - pair_loss / ranks``); ranks on a shared bus divide it.
+    A network that reduces carries the buffer once, and is used where that is faster.
+    """
+    c = machine.section(section)
+    sent = size * share
+    full = link.bandwidth * link.efficiency * machine.speed["link_bandwidth"]
+    rate = full * port_share(op, ranks, link, c)
+    wire_s = sent / rate * (1.0 + c["half_size_bytes"] / (c["half_size_bytes"] + sent))
+    if op == "all_reduce" and link.in_network_reduction:
+        reduced = size / (full * c["efficiency_in_network"])
+        wire_s = xp.minimum(wire_s, reduced * (1.0 + c["half_size_bytes"] / (c["half_size_bytes"] + size)))
+    return Terms(link_bandwidth=wire_s, link_latency=latency_s(machine, op, ranks, link, c), bytes_link=sent)
+
+
+def port_share(op: str, ranks: int, link: Link, c: Mapping[str, float]) -> float:
+    """Return the share of a port's usable bandwidth that an algorithm of `ranks` fills."""
+    share = min(1.0 / link.efficiency, c[f"efficiency_{op}"]) * (1.0 - c["pair_loss"] / max(ranks, 2))
+    if link.topology == "pcie":
+        share *= (2.0 / max(ranks, 2)) ** c["bus_sharing"]
+    return share
+
+
+def latency_s(machine: Machine, op: str, ranks: int, link: Link, c: Mapping[str, float]) -> float:
+    """Return the seconds that do not depend on the message."""
+    steps = 0.0 if op == "send" else math.log2(max(ranks, 2)) * (2.0 if op == "all_reduce" else 1.0)
+    base = link.latency * (c["base_latency"] + c["step_latency"] * steps) + c["host_s"]
+    return base / machine.speed["link_latency"]
 
 
 def collective(
@@ -77,23 +105,16 @@ def collective(
     ranks_per_node: int | None,
 ) -> Cost:  # fmt: skip
     """Cost one collective (see `CostModel.collective`)."""
+    bytes_per_port(op, 2)  # refuses an unknown name
     if ranks <= 1 or size <= 0:
-        return Cost((0.0,) * N_PARTS)
-    sent, link = slowest_port(op, size, ranks, intra, inter, ranks_per_node)
-    parts = [0.0] * N_PARTS
-    parts[LINK_BANDWIDTH] = port_s(machine, link, sent)
-    parts[LINK_LATENCY] = latency_s(machine, op, ranks, link)
-    return Cost(tuple(parts), 0.0, (("link", size * bytes_per_port(op, ranks, False)),))
-
-
-def latency_s(machine: Machine, op: str, ranks: int, link: Link) -> float:
-    """Return the seconds of latency of one collective."""
-    steps = 0.0 if op == "send" else math.log2(ranks) * (2.0 if op == "all_reduce" else 1.0)
-    factor = 1.0 + machine.constants["collectives.step_latency"] * steps
-    return link.latency * factor / machine.speed["link_latency"]
+        return Terms().cost(machine.main)
+    share, link, on_link = slowest_port(op, ranks, intra, inter, ranks_per_node)
+    return transfer(SCALAR, machine, op, size, share, on_link, link).cost(machine.main)
 
 
 def alltoall(machine: Machine, link: Link, ranks: int) -> tuple[float, float]:
     """Return (latency_s, seconds_per_byte) of a drawn exchange."""
-    rate = link.bandwidth * link.efficiency * machine.speed["link_bandwidth"]
-    return latency_s(machine, "all_to_all", max(ranks, 2), link), 1.0 / rate
+    c = machine.section("collectives")
+    full = link.bandwidth * link.efficiency * machine.speed["link_bandwidth"]
+    rate = full * port_share("all_to_all", ranks, link, c)
+    return latency_s(machine, "all_to_all", ranks, link, c), 1.0 / rate

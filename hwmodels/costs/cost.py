@@ -99,6 +99,14 @@ class Terms:
     bytes_main: Any = 0.0
     bytes_link: Any = 0.0
 
+    def __add__(self, other: Terms) -> Terms:
+        """Return the terms of two operators one after the other."""
+        return Terms(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+    def seconds(self) -> Any:
+        """Return the duration."""
+        return sum(self.parts())
+
     def parts(self) -> tuple[Any, ...]:
         """Return the seconds in the order of PARTS."""
         return (

@@ -11,7 +11,8 @@ from .namespace import blend
 
 def elementwise(xp: Any, machine: Machine, moved: Any, flop: Any = 0.0) -> Terms:
     """Cost one kernel that moves `moved` bytes (read and written) and computes `flop` on vector units."""
-    c = machine.constants
-    memory_s = moved / (machine.bandwidth * c["elementwise.efficiency"])
-    parts = blend(c["elementwise.overlap_power"], memory_s, flop / machine.vector_rate)
-    return Terms(memory=parts[0], vector=parts[1], launch=machine.launch_s, flop=flop, bytes_main=moved)
+    c = machine.section("elementwise")
+    memory_s = moved / (machine.bandwidth * c["efficiency"])
+    parts = blend(c["overlap_power"], memory_s, flop / machine.vector_rate)
+    launch = machine.launch_s * c["launch_factor"]
+    return Terms(memory=parts[0], vector=parts[1], launch=launch, flop=flop, bytes_main=moved)

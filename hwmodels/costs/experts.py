@@ -1,4 +1,4 @@
-"""The fused expert layer of one rank as sums over its experts: what a compiled loop can evaluate."""
+"""The fused expert layer of one rank: grouped matrix multiplications of whoever the tokens chose."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .cost import COMPUTE, LAUNCH, MEMORY, N_PARTS, Cost, CostArrays, FloatArray
+from .cost import COMPUTE, LAUNCH, MEMORY, N_PARTS, Cost, CostArrays, FloatArray, Terms
+from .gemm import residency
 from .machine import Machine, value_bytes
-from .namespace import VECTOR, blend
+from .namespace import blend
 
 IntArray = npt.NDArray[np.int64]
+TILES = (16.0, 32.0, 64.0, 128.0)
+_RESIDENCY_POWER = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,36 +78,71 @@ def _look_up(table: FloatArray, counts: IntArray) -> FloatArray:
     return total
 
 
-def tables(
-    machine: Machine, hidden: int, inter: int, gated: bool, weights: str, activations: str, max_tokens: int
-) -> ExpertTables:
-    """Build the tables of one expert shape; `inter` is the width on this rank (after tensor parallelism)."""
-    c = machine.constants
+def tables(machine: Machine, hidden: int, inter: int, gated: bool, weights: str, activations: str,
+           max_tokens: int, section: str = "moe") -> ExpertTables:  # fmt: skip
+    """Build the tables of one expert shape; `inter` is the width on this rank (after tensor parallelism).
+
+    The layer of `layer`, with operands from main memory, the tile chosen for each expert, and the
+    tokens' traffic overlapped with the weights'.
+    """
+    c = machine.section(section)
     n = np.arange(max_tokens + 1, dtype=np.float64)
-    work, moved = demand(VECTOR, machine, n, hidden, inter, gated, weights)
-    return ExpertTables(
-        work,
-        moved,
-        2.0 * hidden * inter * (3 if gated else 2),
-        1.0 / (machine.peak(activations) * c["moe.compute_efficiency"]),
-        0.0,
-        1.0 / (machine.bandwidth * c["moe.memory_efficiency"]),
-        c["moe.launch_s"] / machine.speed["launch"],
-        c["moe.active_s"] / machine.speed["launch"],
-        c["moe.overlap_power"],
-    )
-
-
-def demand(
-    xp: Any, machine: Machine, n: Any, hidden: Any, inter: Any, gated: Any, weights: str
-) -> tuple[Any, Any]:
-    """Return padded FLOPs and bytes of one expert with n tokens (0 if n is 0)."""
-    c = machine.constants
-    matrices = 2.0 + gated
-    tile = xp.minimum(128.0, xp.maximum(16.0, 2.0 ** xp.ceil(xp.log2(xp.maximum(n, 1.0)))))
-    rows = xp.ceil(n / tile) * tile
-    overhead = 1.0 + c["moe.tile_overhead"] * (1.0 / tile + 1.0 / 128.0) * 0.5
-    work = rows * overhead * 2.0 * hidden * inter * matrices
+    matrices = 3.0 if gated else 2.0
+    flop = 2.0 * hidden * inter * matrices
+    padded = np.min([np.ceil(n / tile) * tile * (1.0 + c["tile_overhead"] / tile) for tile in TILES], axis=0)
+    rate = machine.bandwidth * c["memory_efficiency"]
+    token = 2.0 * hidden * (c["token_hidden"] + c["assigned_hidden"])
+    token += 2.0 * inter * (c["token_inter"] + c["assigned_inter"])
     weight_bytes = hidden * inter * matrices * value_bytes(weights)
-    tokens = n * 2.0 * (hidden * c["moe.token_traffic"] + inter * matrices)
-    return work, xp.where(n > 0, weight_bytes + tokens, 0.0)
+    moved = np.where(n > 0, weight_bytes + n * token * c["memory_efficiency"], 0.0)
+    return ExpertTables(
+        padded * flop, moved, flop, 1.0 / (machine.peak(activations) * c["compute_efficiency"]), 0.0,
+        1.0 / rate, machine.launch_s * c["launch_factor"] + c["host_s"] / machine.speed["launch"],
+        c["active_s"] / machine.speed["launch"], c["overlap_power"],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one rank's layer is asked to do: sums over its experts (floats or arrays)."""
+
+    tokens: Any  # assignments to this rank's experts
+    active: Any  # experts with at least one
+    padded: tuple[Any, ...]  # sum of n_e rounded up to each of TILES
+    assigned: Any  # assignments (tokens x k) of all ranks that the kernel's bookkeeping walks through
+    untuned: Any  # whether there are more tokens than experts here: small tiles are given up
+
+
+def layer(xp: Any, machine: Machine, load: Load, hidden: Any, inter: Any, matrices: Any, weights: str,
+          activations: str, section: str = "moe") -> Terms:  # fmt: skip
+    """Cost the layer in the conditions of a benchmark; `tables` is its simpler twin for drawn counts.
+
+    Tensor cores (padded rows) overlap the reading of the weights of the experts in use; the kernels
+    that sort, gather and combine tokens add their traffic; each expert and the launch add a latency.
+    """
+    c = machine.section(section)
+    rate = machine.peak(activations) * c["compute_efficiency"]
+    rows = None
+    for tile, padded in zip(TILES, load.padded, strict=True):
+        work = padded * (1.0 + c["tile_overhead"] / tile)
+        rows = work if rows is None else xp.minimum(rows, work)
+    compute_s = rows * 2.0 * hidden * inter * matrices / rate
+    weight_bytes = load.active * hidden * inter * matrices * value_bytes(weights)
+    resident = residency(xp, machine, weight_bytes / c["cache_share"], _RESIDENCY_POWER)
+    blocks = load.active * xp.ceil(inter / 64.0) + 1e-9
+    reach = xp.minimum(c["memory_efficiency"], blocks / machine.units * c["unit_memory"])
+    slow = xp.where(load.untuned, c["untuned"], 1.0)
+    memory_s = slow * weight_bytes * (1.0 - resident) / (machine.bandwidth * reach)
+    cache_s = slow * weight_bytes * resident / (machine.l2_bandwidth * c["cache_efficiency"])
+    weights_s = memory_s + cache_s + 1e-15
+    parts = blend(c["overlap_power"], compute_s, weights_s)
+    share = parts[1] / weights_s
+    extra = load.tokens * 2.0 * (hidden * c["token_hidden"] + inter * c["token_inter"])
+    extra = extra + load.assigned * 2.0 * (hidden * c["assigned_hidden"] + inter * c["assigned_inter"])
+    fixed = (c["host_s"] + load.active * c["active_s"]) / machine.speed["launch"]
+    return Terms(
+        compute=parts[0], memory=memory_s * share + extra / machine.bandwidth, cache=cache_s * share,
+        launch=machine.launch_s * c["launch_factor"] + fixed,
+        flop=load.tokens * 2.0 * hidden * inter * matrices,
+        bytes_main=weight_bytes + load.tokens * hidden * 4.0,
+    )  # fmt: skip

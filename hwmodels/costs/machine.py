@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from codesign.base.document import read_yaml
 from codesign.base.errors import ConfigError, unknown_name
@@ -27,16 +28,71 @@ _FALLBACK: dict[str, tuple[str, ...]] = {
 }
 
 
+Sections = dict[str, dict[str, float]]
+_NOT_SECTIONS = ("sources", "architectures", "aliases")
+
+
+class Constants:
+    """The fitted constants: sections of named numbers, each with overlays by architecture.
+
+    A section is an operator (``gemm``) or one implementation of it (``gemm/fp8``), which holds only
+    what differs from the operator's.  An architecture without an overlay inherits its parent's.
+    """
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.parents: dict[str, str] = dict(data["architectures"])
+        self.aliases: dict[str, dict[str, str]] = dict(data.get("aliases", {}))
+        self.sections: dict[str, dict[str, Any]] = {
+            name: values for name, values in data.items() if name not in _NOT_SECTIONS
+        }
+
+    def section(self, name: str, architecture: str) -> dict[str, float]:
+        """Return the constants of a section for an architecture.
+
+        Raises
+        ------
+        ConfigError   unknown section
+        """
+        if name not in self.sections:
+            raise unknown_name("section of constants", name, self.sections)
+        operator = name.partition("/")[0]
+        out: dict[str, float] = {}
+        for key in (operator, name) if operator != name else (name,):
+            for layer in ("default", *self.lineage(architecture)):
+                out.update(self.sections[key].get(layer, {}))
+        return out
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield every constant as ``section.name``."""
+        for name in self.sections:
+            for constant in self.section(name, "default"):
+                yield f"{name}.{constant}"
+
+    def lineage(self, architecture: str) -> list[str]:
+        """Return an architecture's ancestors and itself, oldest first."""
+        line = [architecture]
+        while line[0] in self.parents:
+            line.insert(0, self.parents[line[0]])
+        return line
+
+    def resolve(self, architecture: str) -> Sections:
+        """Return every section for an architecture, by its own name and by its aliases.
+
+        An alias names the section that stands for implementations nobody measured, by architecture.
+        """
+        out = {name: self.section(name, architecture) for name in self.sections}
+        line = ["default", *self.lineage(architecture)]
+        for alias, targets in self.aliases.items():
+            target = next((targets[each] for each in reversed(line) if each in targets), None)
+            if target in out and alias not in out:
+                out[alias] = dict(out[target])
+        return out
+
+
 @lru_cache(maxsize=1)
-def default_constants() -> dict[str, float]:
-    """Return the fitted constants that every device inherits, as ``section.name: value``."""
-    document = read_yaml(CONSTANTS_FILE, "constants file")
-    return {
-        f"{section}.{name}": float(value)
-        for section, values in document.data.items()
-        if section != "sources"
-        for name, value in values.items()
-    }
+def default_constants() -> Constants:
+    """Return the fitted constants that every device inherits."""
+    return Constants(read_yaml(CONSTANTS_FILE, "constants file").data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +116,17 @@ class Machine:
     tiles: tuple[tuple[int, int], ...]
     architecture: str
     main: str
-    constants: dict[str, float]
+    sections: Sections  # fitted constants of operators and of their implementations
+    warm: bool = False  # operands stay in the cache from one run to the next, as in a benchmark
     speed: dict[str, float] = field(default_factory=dict)
+
+    def section(self, name: str) -> dict[str, float]:
+        """Return the constants of an operator or of one implementation of it."""
+        return self.sections[name]
+
+    def cycles_s(self, cycles: Any) -> Any:
+        """Return the seconds of a latency that is a number of clock cycles."""
+        return cycles / self.clock_hz / self.speed["launch"]
 
     def precision(self, name: str) -> str:
         """Return the type in which the device multiplies `name` operands.
@@ -95,42 +160,42 @@ def value_bytes(name: str) -> float:
 
 
 def machine_of(
-    device: Device, speed: Mapping[str, float] | None = None, override: Mapping[str, float] | None = None
-) -> Machine:
+    device: Device, speed: Mapping[str, float] | None = None, override: Mapping[str, float] | None = None,
+    warm: bool = False, constants: Constants | None = None,
+) -> Machine:  # fmt: skip
     """Flatten a device; its ``calibration``, then `override`, replace inherited constants.
 
     Raises
     ------
     ConfigError   an unknown constant or part, with the nearest name
     """
-    constants = dict(default_constants())
-    for given, where in ((device.calibration, f"{device.name}: calibration"), (override or {}, "constants")):
-        for name, value in given.items():
-            if name not in constants:
-                raise unknown_name("calibration constant", name, constants, where)
-            constants[name] = value
+    sections = (constants or default_constants()).resolve(device.compute.architecture)
+    _overlay(sections, device.calibration, f"{device.name}: calibration")
+    _overlay(sections, override or {}, "constants")
     knobs = _knobs(speed or {})
     tier = device.memory[device.main_memory]
     l2 = device.memory[device.l2] if device.l2 else None
     compute = device.compute
     vector = compute.vector_flop_rate or max(compute.peak_flop_rate.values()) / 16
     return Machine(
-        dict(compute.peak_flop_rate),
-        vector * knobs["vector"],
-        compute.units,
-        compute.clock,
-        tier.bandwidth * knobs["memory"],
-        tier.efficiency,
-        tier.latency / knobs["launch"],
-        l2.capacity if l2 else 0.0,
-        (l2.bandwidth if l2 else 2 * tier.bandwidth) * knobs["cache"],
-        compute.launch_overhead / knobs["launch"],
-        tuple(compute.tiles),
-        compute.architecture,
-        device.main_memory,
-        constants,
-        knobs,
-    )
+        dict(compute.peak_flop_rate), vector * knobs["vector"], compute.units, compute.clock,
+        tier.bandwidth * knobs["memory"], tier.efficiency, tier.latency / knobs["launch"],
+        l2.capacity if l2 else 0.0, (l2.bandwidth if l2 else 2 * tier.bandwidth) * knobs["cache"],
+        compute.launch_overhead / knobs["launch"], tuple(compute.tiles), compute.architecture,
+        device.main_memory, sections, warm, knobs,
+    )  # fmt: skip
+
+
+def _overlay(sections: Sections, given: Mapping[str, float], where: str) -> None:
+    """Replace constants ``section.name`` in place; an operator's reaches its implementations too."""
+    for key, value in given.items():
+        section, _, name = key.rpartition(".")
+        reached = [own for own in sections if own == section or own.startswith(section + "/")]
+        if not reached or name not in sections[reached[0]]:
+            known = [f"{own}.{each}" for own, values in sections.items() for each in values]
+            raise unknown_name("calibration constant", key, known, where)
+        for own in reached:
+            sections[own][name] = value
 
 
 def _knobs(speed: Mapping[str, float]) -> dict[str, float]:

@@ -69,7 +69,7 @@ class RooflineModel:
                           qk_dim: int, v_dim: int, kv: str = "bf16", window: int | None = None,
                           batch: int = 1) -> Cost:  # fmt: skip
         """Cost the attended pairs against queries, keys, values and results once."""
-        pairs = attended_pairs(SCALAR, query_tokens, context_tokens, window or 0, True)
+        pairs = attended_pairs(SCALAR, query_tokens, context_tokens, window or 0)
         both = qk_dim + v_dim
         seen = min(context_tokens, query_tokens + window) if window else context_tokens
         moved = seen * n_kv_heads * both * value_bytes(kv) + query_tokens * n_heads * both * 2.0
@@ -86,7 +86,7 @@ class RooflineModel:
                     qk_dim: int, v_dim: int, kv: str = "bf16", latent_rank: int = 512,
                     rope_dim: int = 64, batch: int = 1) -> Cost:  # fmt: skip
         """Cost the attended pairs; the cache is read as latents."""
-        pairs = attended_pairs(SCALAR, query_tokens, context_tokens, 0, True)
+        pairs = attended_pairs(SCALAR, query_tokens, context_tokens, 0)
         both = qk_dim + v_dim
         moved = context_tokens * (latent_rank + rope_dim) * value_bytes(kv)
         moved += query_tokens * n_heads * both * 2.0
@@ -107,12 +107,13 @@ class RooflineModel:
     def collective(self, op: str, bytes: float, ranks: int, intra: Link | None, inter: Link | None = None,
                    ranks_per_node: int | None = None) -> Cost:  # fmt: skip
         """Cost the bytes that the busiest port must carry, at its peak."""
+        bytes_per_port(op, 2)  # refuses an unknown name
         if ranks <= 1 or not bytes:
             return Cost((0.0,) * N_PARTS)
-        sent, link = slowest_port(op, bytes, ranks, intra, inter, ranks_per_node)
+        share, link, _ = slowest_port(op, ranks, intra, inter, ranks_per_node)
         parts = [0.0] * N_PARTS
-        parts[LINK_BANDWIDTH] = sent / (link.bandwidth * self.machine.speed["link_bandwidth"])
-        return Cost(tuple(parts), 0.0, (("link", bytes * bytes_per_port(op, ranks, False)),))
+        parts[LINK_BANDWIDTH] = bytes * share / (link.bandwidth * self.machine.speed["link_bandwidth"])
+        return Cost(tuple(parts), 0.0, (("link", bytes * share),))
 
     def alltoall_coefficients(self, link: Link, ranks: int, ranks_per_node: int | None = None) -> tuple[
         float, float

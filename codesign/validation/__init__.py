@@ -1,0 +1,1 @@
+"""Our figures beside measurements: errors of operator costs, their plots, tables of shapes in and out."""

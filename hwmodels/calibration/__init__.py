@@ -1,0 +1,1 @@
+"""Refits the constants of the cost models from measured tables: ``python -m hwmodels.calibration``."""

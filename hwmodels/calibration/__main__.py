@@ -1,0 +1,82 @@
+"""``python -m hwmodels.calibration``: refit the constants from the measured tables, reproducibly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from hwmodels.costs.machine import CONSTANTS_FILE
+from hwmodels.costs.tables import TABLES
+
+from .data import DEFAULT_FOLDER, DEVICES
+from .leave_out import errors_without
+from .pipeline import Calibration
+
+_HEAD = """\
+# Fitted constants of the operator costs; written by `python -m hwmodels.calibration`, not by hand.
+# A section is an operator or operator/implementation (which holds only what differs); `default` is what any
+# device inherits, an architecture's own values stand below it.  An alias names the section that stands for
+# implementations that nobody measured.  Names are explained in the formulas of hwmodels/costs.
+# The rows are those of the training shapes of the measured tables (aiconfigurator-core 0.12.0, Apache-2.0).
+"""
+
+
+@click.command()
+@click.argument("operators", nargs=-1, metavar="[OP]...")
+@click.option("--data", type=click.Path(path_type=Path), default=DEFAULT_FOLDER, show_default=True)
+@click.option("--leave-out", "left_out", type=click.Choice(sorted(DEVICES)),
+              help="Fit without this GPU, print the errors on it, write nothing.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=CONSTANTS_FILE)
+def main(operators: tuple[str, ...], data: Path, left_out: str | None, output: Path) -> None:
+    """Refit the constants of the operator costs (all, or those of OP) on the training shapes of DATA."""
+    constants: dict[str, Any] = yaml.safe_load(CONSTANTS_FILE.read_text())
+    gpus = [gpu for gpu in DEVICES if gpu != left_out]
+    chosen = operators or tuple(TABLES)
+    if left_out is not None:
+        constants = bare(constants)
+    calibration = Calibration(constants, data, gpus, lambda text: click.echo(text, err=True))
+    calibration.run(chosen)
+    if left_out is not None:
+        for operator in chosen:
+            click.echo(errors_without(left_out, operator, data, constants))
+        return
+    write(constants, calibration.counts, output)
+    click.echo(f"{output}: {sum(calibration.counts.values())} rows fitted")
+
+
+def bare(constants: dict[str, Any]) -> dict[str, Any]:
+    """Return the constants without implementations and architectures: nothing fitted to a GPU left out."""
+    kept = ("architectures", "aliases", "sources")
+    out = {name: values for name, values in constants.items() if name in kept}
+    return out | {
+        name: {"default": dict(values["default"])}
+        for name, values in constants.items() if name not in kept and "/" not in name
+    }  # fmt: skip
+
+
+def write(constants: dict[str, Any], counts: dict[str, int], place: Path) -> None:
+    """Write the constants file; the source of each section names its rows."""
+    sources = dict(constants.get("sources", {}))
+    for section, count in counts.items():
+        table = section.partition("_")[0] if section.startswith("mla") else section.partition("/")[0]
+        table = "mla" if section.startswith("gemm/bmm") else table
+        sources[section] = f"fitted to {count} rows of {table}"
+    rest = {name: values for name, values in constants.items() if name != "sources"}
+    ordered = {"sources": dict(sorted(sources.items())), **rest}
+    text = yaml.dump(ordered, Dumper=_Plain, sort_keys=False, width=108, default_flow_style=None)
+    place.write_text(_HEAD + text)
+
+
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors: equal values are written out."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write every value in full."""
+        return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""How a benchmark's router spreads tokens over experts: evenly, or by a power law; the busiest rank."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.base.errors import ConfigError
+
+from .experts import TILES
+
+FloatArray = npt.NDArray[np.float64]
+DRAWS = 4  # of a power law; the statistics of the busiest rank are their mean
+_FIELDS = 2 + len(TILES)
+
+
+def exponent_of(distribution: str) -> float | None:
+    """Return the exponent of ``power_law_A``; None for an even spread (``balanced``, ``uniform``).
+
+    Raises
+    ------
+    ConfigError   neither
+    """
+    if distribution in ("balanced", "uniform"):
+        return None
+    try:
+        return float(distribution.removeprefix("power_law_"))
+    except ValueError:
+        raise ConfigError(f"distribution = {distribution!r}: write balanced or power_law_A") from None
+
+
+@lru_cache(maxsize=65536)
+def rank_statistics(
+    tokens: int, top_k: int, n_experts: int, ranks: int, exponent: float | None
+) -> FloatArray:
+    """Return (assignments, active experts, rows padded to each of TILES) of the busiest rank.
+
+    Notes
+    -----
+    Even: the assignments cycle through the experts.  Power law: loads are drawn from the density
+    ``x**-exponent`` between 1 and 0.8 T (0.01 and 2 if there are fewer assignments than experts) and
+    scaled to tokens x k; consecutive experts form a rank.  The stream of draws is fixed by the arguments.
+    """
+    if exponent is None:
+        return _even(tokens * top_k, n_experts, ranks)
+    rng = np.random.default_rng([tokens, top_k, n_experts, ranks, round(exponent * 1000)])
+    found = np.zeros(_FIELDS)
+    for _ in range(DRAWS):
+        counts = power_law_counts(rng, tokens, top_k, n_experts, exponent)
+        local = max(n_experts // ranks, 1)
+        rows = counts[: len(counts) // local * local].reshape(-1, local)
+        found += _summary(rows[rows.sum(axis=1).argmax()], np.ones(local))
+    return np.asarray(found / DRAWS)
+
+
+def power_law_counts(
+    rng: np.random.Generator, tokens: int, top_k: int, n_experts: int, exponent: float
+) -> FloatArray:
+    """Draw how many assignments each expert gets; they sum to tokens x k."""
+    total = tokens * top_k
+    low, high = (1.0, max(0.8 * tokens, 1.0001)) if total > n_experts else (0.01, 2.0)
+    power = 1.0 - exponent if exponent != 1.0 else -1e-9
+    edges = low**power, high**power
+    loads = ((edges[1] - edges[0]) * rng.random(n_experts) + edges[0]) ** (1.0 / power)
+    counts = np.round(loads / loads.sum() * total)
+    return _settle(counts, int(total - counts.sum()))
+
+
+def _settle(counts: FloatArray, missing: int) -> FloatArray:
+    """Spread what rounding lost (or take what it added) one by one, largest experts first."""
+    order = np.argsort(-counts, kind="stable")
+    while missing:
+        chosen = order[: abs(missing)] if missing > 0 else order[counts[order] > 0][: abs(missing)]
+        counts[chosen] += np.sign(missing)
+        missing -= int(np.sign(missing)) * len(chosen)
+    return counts
+
+
+def _even(total: int, n_experts: int, ranks: int) -> FloatArray:
+    local = max(n_experts / ranks, 1.0)
+    base, more = divmod(total, n_experts)
+    richer = more / ranks
+    return _summary(np.array([base, base + 1.0]), np.array([local - richer, richer]))
+
+
+def _summary(counts: FloatArray, weights: FloatArray) -> FloatArray:
+    padded = [float((np.ceil(counts / tile) * tile * weights).sum()) for tile in TILES]
+    return np.array([(counts * weights).sum(), ((counts > 0) * weights).sum(), *padded])

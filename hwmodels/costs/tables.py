@@ -1,0 +1,308 @@
+"""Costs of whole tables of shapes: the columns of measured tables in, terms of cost out.
+
+A table names, beside its shapes, the framework, kernel and types that ran.  Each such implementation has
+a section of constants; one that nobody measured takes the section of its framework, or the operator's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.base.errors import ConfigError
+from hwmodels.spec import PRECISION_BYTES, Link, System
+
+from . import attention, collectives, draws, experts
+from .cost import Terms
+from .gemm import gemm
+from .machine import Machine
+from .namespace import VECTOR
+
+Columns = Mapping[str, npt.NDArray[Any]]
+Names = Mapping[str, str]
+TYPES = {
+    "bfloat16": ("bf16", "bf16"), "bf16": ("bf16", "bf16"), "float16": ("fp16", "fp16"),
+    "half": ("fp16", "fp16"), "fp16": ("fp16", "fp16"), "fp8": ("fp8", "fp8"), "fp8_static": ("fp8", "fp8"),
+    "fp8_block": ("fp8", "fp8"), "int8": ("int8", "int8"), "sq": ("int8", "int8"),
+    "int8_wo": ("int8", "bf16"), "int4_wo": ("int4", "bf16"), "int4": ("int4", "bf16"),
+    "w4afp8": ("int4", "fp8"), "nvfp4": ("nvfp4", "nvfp4"), "fp4": ("fp4", "fp4"), "mxfp4": ("mxfp4", "mxfp4"),
+    "w4a16_mxfp4": ("mxfp4", "bf16"), "w4a8_mxfp4_mxfp8": ("mxfp4", "fp8"), "float": ("fp32", "fp32"),
+}  # fmt: skip  # as tables write them -> (weights, activations)
+OP_NAMES = {"alltoall": "all_to_all", "sendrecv": "send", "send_recv": "send"}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one implementation: shapes as columns, what they share as names."""
+
+    machine: Machine
+    section: str
+    names: Names
+    columns: Columns
+    system: System | None = None
+    memo: dict[str, Any] = field(default_factory=dict)  # what does not depend on the section's constants
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.float64]:
+        """Return a column of numbers."""
+        return np.asarray(self.columns[name], dtype=np.float64)
+
+    def types(self) -> tuple[str, str]:
+        """Return the types of (weights, activations)."""
+        return TYPES[self.names["dtype"] or "bfloat16"]
+
+    def kv_bytes(self) -> float:
+        """Return the bytes of a cached value."""
+        return PRECISION_BYTES[TYPES[self.names["kv_dtype"] or "bfloat16"][0]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One operator's table."""
+
+    names: tuple[str, ...]  # columns of text that pick the implementation; may be missing
+    numbers: tuple[str, ...]  # columns of positive numbers
+    section: Callable[[Names], list[str]]  # sections to look for, best first
+    run: Callable[[Batch], Terms]
+    mode: Callable[[Columns, Mapping[str, npt.NDArray[Any]]], npt.NDArray[Any]] | None = None
+    optional: tuple[str, ...] = ()  # columns of numbers that may be zero or missing
+
+
+def _clean(text: str) -> str:
+    for found, put in ((" ", ""), ("(", "_"), (")", ""), (",", "_"), (".", "_")):
+        text = text.replace(found, put)
+    return text
+
+
+def _type(name: str) -> str:
+    return TYPES.get(name or "bfloat16", ("",))[0]
+
+
+# --- dense GEMM ---------------------------------------------------------------------------------
+
+
+def _gemm_sections(names: Names) -> list[str]:
+    kind = names["dtype"]
+    if _type(kind) in ("bf16", "fp16"):
+        return ["gemm"]
+    found = [f"gemm/{_clean(names['kernel'])}-{kind}", f"gemm/{names['framework']}-{kind}", f"gemm/{kind}"]
+    return [*found, "gemm" if TYPES.get(kind, ("", "bf16"))[1] in ("bf16", "fp16") else "gemm/fp8"]
+
+
+def _run_gemm(b: Batch) -> Terms:
+    weights, activations = b.types()
+    narrow = PRECISION_BYTES[activations] < 2.0
+    return gemm(VECTOR, b.machine, b["m"], b["n"], b["k"], weights, activations, b.section, narrow)
+
+
+# --- expert layer -------------------------------------------------------------------------------
+
+
+def _moe_sections(names: Names) -> list[str]:
+    kind = names["dtype"] or "bfloat16"
+    return [f"moe/{_clean(names['kernel'])}-{kind}", f"moe/{names['framework']}-{kind}", f"moe/{kind}", "moe"]
+
+
+def _run_moe(b: Batch) -> Terms:
+    if "load" not in b.memo:
+        b.memo["load"] = _load(b)
+    matrices = 3.0 if b.names["gated"].lower() in ("true", "1", "") else 2.0
+    inter = b["inter_size"] / b["tp"]
+    return experts.layer(VECTOR, b.machine, b.memo["load"], b["hidden_size"], inter, matrices, *b.types(),
+                         b.section)  # fmt: skip
+
+
+def _load(b: Batch) -> experts.Load:
+    """Return what the busiest rank of each row has to do."""
+    keys = [b[name].astype(np.int64) for name in ("num_tokens", "topk", "num_experts", "ep")]
+    exponent = draws.exponent_of(b.names["distribution"] or "balanced")
+    packed = ((keys[0] * 1024 + keys[1]) * 65536 + keys[2]) * 65536 + keys[3]
+    _, first, back = np.unique(packed, return_index=True, return_inverse=True)
+    found = np.array([draws.rank_statistics(*(int(key[i]) for key in keys), exponent) for i in first])[back]
+    untuned = b["num_tokens"] > b["num_experts"] / b["ep"]
+    return experts.Load(found[:, 0], found[:, 1], tuple(found[:, 2:].T), b["num_tokens"] * b["topk"], untuned)
+
+
+# --- attention ----------------------------------------------------------------------------------
+
+
+def _attention_sections(operator: str) -> Callable[[Names], list[str]]:
+    def sections(names: Names) -> list[str]:
+        kv = _type(names["kv_dtype"])
+        tail = f"{_type(names['dtype'])}-{kv}" if operator == "attention_prefill" else kv
+        mode = f"-{names['mode']}" if names.get("mode") else ""
+        found = []
+        for who in (_clean(names["kernel"]), names["framework"]):
+            found += [f"{operator}/{who}-{tail}{mode}", f"{operator}/{who}-{tail}"]
+        return [*dict.fromkeys(found), f"{operator}/{tail}", operator]
+
+    return sections
+
+
+_HOPPER_KERNELS = ("fa3", "vllm_flash_attn_fa3")
+_SECOND_GENERATION = ("vllm_flash_attn_fa2", "vllm_flash_attn", "flash_attention")
+
+
+def _decode_mode(columns: Columns, names: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Tell kernels that turn to another algorithm by the shape of the heads."""
+    group = np.asarray(columns["heads"], dtype=np.float64) / np.asarray(columns["kv_heads"], dtype=np.float64)
+    mode = np.full(len(group), "", dtype=object)
+    masked = names["kernel"] == "torch_flow"  # one block per query head unless a group of 2 ... 32 is packed
+    mode[masked] = np.where((group == 1) | (group > 32), "masked", "grouped")[masked]
+    mode[np.isin(names["kernel"], _HOPPER_KERNELS) & (columns["head_dim"] == 192)] = "192"
+    return mode
+
+
+def _run_decode(b: Batch) -> Terms:
+    window, length, dim = b["window_size"], b["kv_len"], b["head_dim"]
+    seen = np.where(window > 0, np.minimum(window, length), length)
+    kernel, every = b.names["kernel"], np.full(len(length), True)
+    # second-generation kernels neither pack heads nor split the cache under a sliding window
+    whole = (window == 0) if kernel in _SECOND_GENERATION else every
+    packed = whole & (b["heads"] / b["kv_heads"] <= 32) if kernel == "torch_flow" else whole
+    return attention.decode(
+        VECTOR, b.machine, b["batch"], b["batch"] * seen, b["heads"], b["kv_heads"], 4.0 * dim,
+        2.0 * dim * b.kv_bytes(), 4.0 * dim, packed, whole, b.section,
+    )  # fmt: skip
+
+
+def _run_prefill(b: Batch) -> Terms:
+    length, dim = b["seq_len"], b["head_dim"]
+    return attention.prefill(
+        VECTOR, b.machine, b["batch"], length, length, b["heads"], b["kv_heads"], dim, dim,
+        b["window_size"], b.kv_bytes(), b.types()[0], b.section,
+    )  # fmt: skip
+
+
+# --- latent attention ---------------------------------------------------------------------------
+
+LATENT, ROPE, NOPE, VALUE, HIDDEN, QUERY_LATENT = 512.0, 64.0, 128.0, 128.0, 7168.0, 1536.0  # DeepSeek-V3
+
+
+def _mla_sections(names: Names) -> list[str]:
+    op, kv = names["op"], _type(names["kv_dtype"])
+    if op in ("mla_gen_pre", "mla_gen_post"):
+        kind = names["dtype"] or "bfloat16"
+        own = f"gemm/bmm-{names['framework']}-{_clean(names['kernel'])}-{kind}"
+        return [own, f"gemm/bmm-{kind}", "gemm/bmm"]
+    operator = "mla_decode" if op.startswith("mla_decode") else "mla_prefill"
+    who, module = f"{names['framework']}-{_clean(names['kernel'])}", "-module" if "module" in op else ""
+    gemms = f"-{names['gemm_type']}" if module else ""
+    found = [f"{operator}/{who}{module}-{kv}{gemms}", f"{operator}/{names['framework']}{module}-{kv}{gemms}"]
+    return [*found, f"{operator}/{module[1:] or kv}", operator]
+
+
+def _run_mla(b: Batch) -> Terms:
+    op = b.names["op"]
+    if op in ("mla_gen_pre", "mla_gen_post"):
+        return _head_gemm(b.machine, b["batch"], b["heads"], op == "mla_gen_pre", b.types(), b.section)
+    core = _mla_decode(b) if op.startswith("mla_decode") else _mla_prefill(b)
+    if "module" not in op:
+        return core
+    if "projections" not in b.memo:
+        b.memo["projections"] = _mla_projections(b)
+    return core + b.memo["projections"]
+
+
+def _head_gemm(machine: Machine, tokens: Any, heads: Any, into_latent: bool, types: tuple[str, str],
+               section: str) -> Terms:  # fmt: skip
+    """Cost the products that carry every head's query into the latent, or its result out of it."""
+    n, k = (LATENT, NOPE) if into_latent else (VALUE, LATENT)
+    narrow = PRECISION_BYTES[types[1]] < 2.0
+    return gemm(VECTOR, machine, tokens, n + 0.0 * tokens, k + 0.0 * tokens, *types, section, narrow, heads)
+
+
+def _mla_decode(b: Batch) -> Terms:
+    width, batch = LATENT + ROPE, b["batch"]
+    every = np.full(len(batch), True)
+    return attention.decode(
+        VECTOR, b.machine, batch, batch * np.maximum(b["kv_len"], 1.0), b["heads"], np.ones(len(batch)),
+        2.0 * (width + LATENT), width * b.kv_bytes(), 2.0 * (width + LATENT), every, every, b.section,
+    )  # fmt: skip
+
+
+def _mla_prefill(b: Batch) -> Terms:
+    """Cost the kernel on expanded keys and values, or (`absorbed`) on the latents themselves."""
+    batch, length, heads = b["batch"], b["seq_len"], b["heads"]
+    kv_len = np.maximum(b["kv_len"], length)
+    if b.machine.section(b.section)["absorbed"]:
+        kv_heads, key, value = np.ones(len(batch)), LATENT + ROPE, LATENT
+    else:
+        kv_heads, key, value = heads, NOPE + ROPE, VALUE
+    return attention.prefill(VECTOR, b.machine, batch, length, kv_len, heads, kv_heads, key, value,
+                             np.zeros(len(batch)), b.kv_bytes(), "bf16", b.section)  # fmt: skip
+
+
+def _mla_projections(b: Batch) -> Terms:
+    """Cost the projections around the kernel: down, up, (decode: into and out of the latent), output."""
+    decode = b.names["op"].startswith("mla_decode")
+    tokens = b["batch"] * (1.0 if decode else b["seq_len"])
+    heads, narrow = b["heads"], b.names["gemm_type"].startswith("fp8")
+    kind = "fp8" if narrow else "bf16"
+    section = "gemm/fp8_block" if narrow else "gemm"
+
+    def project(n: Any, k: Any) -> Terms:
+        n, k = n + 0.0 * tokens, k + 0.0 * tokens
+        return gemm(VECTOR, b.machine, tokens, n, k, kind, kind, section, narrow)
+
+    total = project(QUERY_LATENT + LATENT + ROPE, HIDDEN) + project(heads * (NOPE + ROPE), QUERY_LATENT)
+    total = total + project(HIDDEN, heads * VALUE)
+    if not decode:
+        return total + project(heads * (NOPE + VALUE), LATENT)
+    for into_latent in (True, False):
+        total = total + _head_gemm(b.machine, tokens, heads, into_latent, ("bf16", "bf16"), "gemm")
+    return total
+
+
+# --- collectives --------------------------------------------------------------------------------
+
+
+def _collective_sections(names: Names) -> list[str]:
+    return [f"collectives/{_clean(names['kernel'])}", "collectives/NCCL", "collectives"]
+
+
+def collective_link(b: Batch) -> tuple[float, Link, int]:
+    """Return (bytes sent per byte of the buffer, link, ranks on it) of a group's busiest port."""
+    if b.system is None:
+        raise ConfigError("the library has no system of this device; name a system, it has the links")
+    op = OP_NAMES.get(b.names["op"], b.names["op"])
+    ranks, nodes = int(b.names["num_gpus"]), int(b.names["nodes"] or 1)
+    local = max(ranks // max(nodes, 1), 1)
+    return collectives.slowest_port(op, ranks, b.system.intra_node, b.system.inter_node, local)
+
+
+def _run_collective(b: Batch) -> Terms:
+    share, link, on_link = collective_link(b)
+    op = OP_NAMES.get(b.names["op"], b.names["op"])
+    if b.names["dtype"] == "int8" and link.in_network_reduction:  # switches add floating point numbers
+        link = link.model_copy(update={"in_network_reduction": False})
+    return collectives.transfer(VECTOR, b.machine, op, b["bytes"], share, on_link, link, b.section)
+
+
+_KERNEL = ("framework", "kernel", "dtype")
+TABLES: dict[str, Table] = {
+    "gemm": Table(_KERNEL, ("m", "n", "k"), _gemm_sections, _run_gemm),
+    "moe": Table(
+        (*_KERNEL, "distribution", "gated"),
+        ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "tp", "ep"),
+        _moe_sections, _run_moe,
+    ),
+    "attention_prefill": Table(
+        (*_KERNEL, "kv_dtype"), ("batch", "seq_len", "heads", "kv_heads", "head_dim"),
+        _attention_sections("attention_prefill"), _run_prefill, None, ("window_size",),
+    ),
+    "attention_decode": Table(
+        (*_KERNEL, "kv_dtype"), ("batch", "kv_len", "heads", "kv_heads", "head_dim"),
+        _attention_sections("attention_decode"), _run_decode, _decode_mode, ("window_size",),
+    ),
+    "mla": Table(
+        (*_KERNEL, "kv_dtype", "op", "gemm_type", "model"), ("batch", "seq_len", "heads"),
+        _mla_sections, _run_mla, None, ("kv_len",),
+    ),
+    "collectives": Table(
+        (*_KERNEL, "op", "num_gpus", "nodes"), ("bytes",), _collective_sections, _run_collective,
+    ),
+}  # fmt: skip
