@@ -39,6 +39,7 @@ class MemorySpec(Strict):
 
     utilization: float = Field(default=0.9, gt=0, le=1)  # share that the engine may use
     block_tokens: int = Field(default=16, gt=0, le=65536)  # tokens per KV block
+    prefix_cache: bool = False  # keep the KV of prompts for later requests with the same prefix blocks
     experts: str | None = None  # tier where routed experts live; None: the device's main memory
 
 

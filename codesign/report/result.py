@@ -108,6 +108,7 @@ def collect(
             "parallel": vars(plan.parallel),
             "precision": vars(plan.precision),
             "expert_cache": _cache(cluster),
+            "prefix_cache": _prefixes(cluster),
             "dropped_rows": dict(cluster.requests.dropped),
         },
         conservation=laws,
@@ -168,6 +169,13 @@ def _cache(cluster: Cluster) -> dict[str, float] | None:
         "fetched_bytes": sum(assigner.fetched_bytes for assigner in cluster.assigners),
         "wasted_bytes": sum(assigner.wasted_bytes for assigner in cluster.assigners),
     }
+
+
+def _prefixes(cluster: Cluster) -> dict[str, float] | None:
+    """Return what the prefix caches saved; None if there are none."""
+    caches = [group.memory.prefix for group in cluster.groups if group.memory.prefix]
+    asked, hit = sum(cache.asked_tokens for cache in caches), sum(cache.hit_tokens for cache in caches)
+    return {"asked_tokens": asked, "hit_tokens": hit, "hit_rate": hit / max(1, asked)} if caches else None
 
 
 def _kv_peak(cluster: Cluster) -> float:

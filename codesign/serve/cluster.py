@@ -19,7 +19,9 @@ from codesign.serve.clock import ARRIVAL, Clock
 from codesign.serve.gaps import Gaps
 from codesign.serve.group import Group
 from codesign.serve.lane import Lane, RoutingFeed, Shared
+from codesign.serve.memory import KvMemory
 from codesign.serve.policies import build_policies
+from codesign.serve.prefix import PrefixCache
 from codesign.serve.sequence import Sequence
 from codesign.serve.tasklog import TaskLog
 from workloads.requests import Requests
@@ -71,14 +73,27 @@ class Cluster:
         p = self.plan.parallel
         share = int(self.plan.residency.kv_bytes) // p.pipeline
         views = self.shared.costs.views
-        lanes = []
+        lanes: list[Lane] = []
         for engine in range(p.replicas):
             for lane in range(p.pipeline):
+                first = len(lanes) * p.data
                 groups = [
-                    Group(self.plan.kv, share, views, self.gaps, self._on_finish) for _ in range(p.data)
+                    Group(first + d, self._memory(share), views, self.gaps, self._on_finish)
+                    for d in range(p.data)
                 ]
                 lanes.append(Lane(engine, lane, groups, self.engines[engine], self.shared))
         return lanes
+
+    def _memory(self, capacity_bytes: int) -> KvMemory:
+        kv, prefix = self.plan.kv, None
+        if self.experiment.spec.memory.prefix_cache and self.requests.prefix_ids is not None:
+            if self.requests.block_tokens % kv.block_tokens:
+                raise self.experiment.document.error(
+                    ("memory", "block_tokens"), "must divide the"
+                    f" {self.requests.block_tokens} tokens of a prefix block", kv.block_tokens,
+                )  # fmt: skip
+            prefix = PrefixCache(kv, self.requests.block_tokens)
+        return KvMemory(kv, capacity_bytes, prefix)
 
     def run(self) -> float:
         """Run, and return the simulated time: the end of the last iteration, or the horizon.
@@ -119,19 +134,22 @@ class Cluster:
         self.submitted += 1
         now = self.clock.now
         prompt, output = int(self.requests.prompt_tokens[i]), int(self.requests.output_tokens[i])
-        sequence = Sequence(i, now, prompt, output)
+        chain = self.requests.blocks(i).tolist() if self.groups[0].memory.prefix else None
+        sequence = Sequence(i, now, prompt, output, chain)
         self.table[i, 0] = now
-        if not self.groups[0].fits_alone(sequence):
+        if not self.groups[0].memory.fits_alone(sequence):
             self.refused += 1
             self.table[i, 7] = 1.0
             self._next_of_closed_loop()
             return
+        if self.requests.domain is not None:
+            self.shared.routing.announce(i, int(self.requests.domain[i]))
         sequence.group = self.balance.choose(sequence, self.groups)
         group = self.groups[sequence.group]
         group.waiting.append(sequence)
         group.outstanding_tokens += prompt + output - 1
         self.expected_tokens += output
-        self._lane_of[sequence.group].wake()
+        self._lane_of[group.index].wake()
 
     def _on_finish(self, sequence: Sequence) -> None:
         self.finished += 1
@@ -156,6 +174,6 @@ class Cluster:
         return CapacityError(
             f"no request fits: the shortest has {tokens} tokens and needs"
             f" {kv.sequence_bytes(kv.blocks(tokens)) / 1e9:.3f} GB of KV cache on a device;"
-            f" {group.capacity_bytes / 1e9:.3f} GB are left beside the weights: use more devices, fewer bits"
-            " (precision.kv, precision.weights) or shorter requests"
+            f" {group.memory.capacity_bytes / 1e9:.3f} GB are left beside the weights: use more devices,"
+            " fewer bits (precision.kv, precision.weights) or shorter requests"
         )

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.lower.costs import Batch
-from codesign.lower.kv import KvShape, View
+from codesign.lower.kv import View
 from codesign.serve.gaps import Gaps
+from codesign.serve.memory import KvMemory
 from codesign.serve.sequence import Sequence
 
 IntArray = NDArray[np.int64]
@@ -83,18 +84,18 @@ class Group:
     prefilling : deque of Sequence  admitted, prompt not done
     decoding : dict of Sequence     in order of joining
     step : int                      decode steps done
-    free_bytes : int                KV memory left on a device of the group
+    memory : KvMemory               of a device of the group
     """
 
     def __init__(
         self,
-        kv: KvShape,
-        capacity_bytes: int,
+        index: int,
+        memory: KvMemory,
         views: tuple[View, ...],
         gaps: Gaps,
         on_finish: Callable[[Sequence], None],
     ) -> None:
-        self.kv, self.capacity_bytes, self.free_bytes = kv, capacity_bytes, capacity_bytes
+        self.index, self.memory = index, memory
         self.waiting: deque[Sequence] = deque()
         self.prefilling: deque[Sequence] = deque()
         self.decoding: dict[Sequence, None] = {}
@@ -106,7 +107,7 @@ class Group:
         self.outstanding_tokens = 0  # assigned, not yet computed: what load balancing looks at
         self._reads = [ReadEntries(view) for view in views]
         self._ends_at: dict[int, list[Sequence]] = {}
-        self._grows_at: list[dict[Sequence, None]] = [{} for _ in range(kv.block_tokens)]
+        self._grows_at: list[dict[Sequence, None]] = [{} for _ in range(memory.kv.block_tokens)]
         self._members: IntArray | None = None  # spans of the decoding sequences, while they stay the same
         self._offsets: IntArray = np.empty(0, dtype=np.int64)  # their positions at step 0
         self._newcomers: dict[Sequence, None] = {}  # joined since the last decode step
@@ -118,23 +119,16 @@ class Group:
         """Admitted sequences."""
         return len(self.decoding) + len(self.prefilling)
 
-    def fits_alone(self, sequence: Sequence) -> bool:
-        """Tell whether a request fits when nothing else is there."""
-        blocks = self.kv.blocks(sequence.prompt + sequence.output)
-        return self.kv.sequence_bytes(blocks) <= self.capacity_bytes
-
     def admit(self, now: float) -> Sequence | None:
         """Take the first waiting sequence if its prompt fits, with all its blocks; else None."""
         if not self.waiting:
             return None
         sequence = self.waiting[0]
-        blocks = self.kv.blocks(sequence.target)
-        need = self.kv.sequence_bytes(blocks)
-        if need > self.free_bytes:
+        if not self.memory.take(sequence):
             return None
         self.waiting.popleft()
-        self.free_bytes -= need
-        sequence.blocks, sequence.kv_bytes = blocks, need
+        self.outstanding_tokens -= sequence.prefilled  # known from the prefix cache
+        sequence.group = self.index
         if sequence.admitted_s != sequence.admitted_s:  # not a number: first time
             sequence.admitted_s = now
         self.prefilling.append(sequence)
@@ -142,17 +136,14 @@ class Group:
 
     def make_room(self) -> None:
         """Give a block to each decoding sequence that fills its last one, preempting the youngest."""
-        bucket = self._grows_at[self.step % self.kv.block_tokens]
+        bucket = self._grows_at[self.step % len(self._grows_at)]
         for sequence in list(bucket) if bucket else ():
             if sequence not in bucket:
                 continue  # preempted for an earlier one
-            need = self.kv.block_bytes(sequence.blocks)
-            while self.free_bytes < need and sequence in bucket:
+            while not self.memory.grow(sequence):
                 self._preempt_youngest()
-            if sequence in bucket:
-                self.free_bytes -= need
-                sequence.blocks += 1
-                sequence.kv_bytes += need
+                if sequence not in bucket:
+                    break  # it was the youngest itself
 
     def _preempt_youngest(self) -> None:
         victim = self.prefilling.pop() if self.prefilling else next(reversed(self.decoding))
@@ -162,7 +153,7 @@ class Group:
             victim.gap_start_s = self._last_end_s if victim not in self._newcomers else victim.gap_start_s
             self._ends_at[victim.last_step].remove(victim)
             self._leave(victim)
-        self._release(victim)
+        self.memory.release(victim)
         self.outstanding_tokens += victim.prompt + victim.generated - (victim.target - victim.prefilled)
         victim.target, victim.prefilled = victim.prompt + victim.generated, 0
         victim.preemptions += 1
@@ -213,6 +204,7 @@ class Group:
             self.outstanding_tokens -= tokens
             if sequence.prefilled == sequence.target:
                 self.prefilling.remove(sequence)
+                self.memory.share(sequence)
                 given += 1
                 self._first_token(sequence, end_s)
         self.chunks, self.decodes = [], False
@@ -265,7 +257,7 @@ class Group:
 
     def _bucket(self, sequence: Sequence) -> dict[Sequence, None]:
         """Return the bucket of the steps in which a sequence's last block is full."""
-        return self._grows_at[(sequence.first_step - sequence.target) % self.kv.block_tokens]
+        return self._grows_at[(sequence.first_step - sequence.target) % len(self._grows_at)]
 
     def _leave(self, sequence: Sequence) -> None:
         done = self._step_gaps[sequence.first_step + 1 : self.step]
@@ -277,11 +269,7 @@ class Group:
         for reads in self._reads:
             reads.leave(sequence.offset())
 
-    def _release(self, sequence: Sequence) -> None:
-        self.free_bytes += sequence.kv_bytes
-        sequence.blocks = sequence.kv_bytes = 0
-
     def _finish(self, sequence: Sequence, end_s: float) -> None:
         sequence.finished_s = end_s
-        self._release(sequence)
+        self.memory.release(sequence)
         self.on_finish(sequence)

@@ -37,6 +37,12 @@ class RoutingFeed:
     _buffer: NDArray[np.int16] | None = None
     used_slots: int = 0
 
+    def announce(self, request: int, domain: int) -> None:
+        """Tell a stream that knows domains which one a request is of."""
+        set_domain = getattr(self.stream, "set_domain", None)
+        if set_domain is not None and domain >= 0:
+            set_domain(request, domain)
+
     def draw(self, groups: list[Group]) -> NDArray[np.int16] | None:
         """Return int16[T, L, k] for all groups' tokens, group after group; None for a dense model."""
         if self.stream is None:
@@ -112,7 +118,7 @@ class Lane:
         tokens = sum(batch.tokens for batch in batches)
         decodes = sum(batch.decodes for batch in batches)
         waiting = sum(len(group.waiting) for group in self.groups)
-        held = sum(group.capacity_bytes - group.free_bytes for group in self.groups)
+        held = sum(group.memory.held_bytes for group in self.groups)
         self.shared.log.extend(
             (now, end_s, self.engine, self.lane, tokens, tokens - decodes, decodes, waiting, held)
         )

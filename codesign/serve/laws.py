@@ -42,9 +42,10 @@ def _violations(cluster: Cluster, end_s: float) -> Iterator[tuple[str, str, str]
         yield "no resource is busy for longer than the run", f"engine {i}", _busy(engine, end_s)
     yield "seconds of the critical paths fill the iterations", "cluster", _paths(cluster)
     for i, group in enumerate(cluster.groups):
-        running = [*group.prefilling, *group.decoding]
+        memory, running = group.memory, [*group.prefilling, *group.decoding]
         held = sum(sequence.kv_bytes for sequence in running)
-        left = group.capacity_bytes - held - group.free_bytes
+        held += memory.prefix.held_bytes if memory.prefix else 0
+        left = memory.held_bytes - held
         yield "KV bytes taken = given back + held", f"group {i}", f"{left} bytes" if left else ""
     yield "arrival <= admission <= first token <= end", "requests", _causality(cluster)
 

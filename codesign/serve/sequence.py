@@ -20,20 +20,24 @@ class Sequence:
     generated : int                   output tokens so far
     first_step, last_step : int       the group's decode steps in which this sequence decodes first and last
     gap_start_s, longest_gap_s        time of its last token before a wait; longest wait between tokens
-    blocks, kv_bytes : int            KV blocks held, and their bytes
+    blocks, kv_bytes : int            KV blocks, and the bytes of those that are its own
+    chain, shared : list of int       ids of the prompt's blocks; those whose cache is shared
     """
 
     __slots__ = (
-        "admitted_s", "arrival_s", "blocks", "finished_s", "first_step", "first_token_s", "gap_start_s",
-        "generated", "group", "index", "kv_bytes", "last_step", "longest_gap_s", "output", "preemptions",
-        "prefilled", "prompt",
-        "refused", "target",
+        "admitted_s", "arrival_s", "blocks", "chain", "finished_s", "first_step", "first_token_s",
+        "gap_start_s", "generated", "group", "index", "kv_bytes", "last_step", "longest_gap_s", "output",
+        "preemptions", "prefilled", "prompt", "refused", "shared", "target",
     )  # fmt: skip
 
-    def __init__(self, index: int, arrival_s: float, prompt: int, output: int) -> None:
+    def __init__(
+        self, index: int, arrival_s: float, prompt: int, output: int, chain: list[int] | None = None
+    ) -> None:
         self.index, self.arrival_s, self.prompt, self.output = index, arrival_s, prompt, output
         self.target, self.prefilled, self.generated = prompt, 0, 0
         self.first_step = self.last_step = self.blocks = self.kv_bytes = self.preemptions = 0
+        self.chain: list[int] = chain or []
+        self.shared: list[int] = []
         self.group = -1
         self.admitted_s = self.first_token_s = self.finished_s = math.nan
         self.gap_start_s, self.longest_gap_s = math.nan, 0.0

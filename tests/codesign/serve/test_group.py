@@ -91,7 +91,7 @@ def test_preemption_by_recompute_loses_nothing(batching):
     assert all(laws.values())
     assert tight.finished == 30
     assert tight.shared.output_tokens == 30 * 60
-    assert all(group.free_bytes == group.capacity_bytes for group in tight.groups)
+    assert all(group.memory.held_bytes == 0 for group in tight.groups)
     assert all(group.outstanding_tokens == 0 for group in (*tight.groups, *roomy.groups))
     assert tight.clock.now > roomy.clock.now
 
@@ -99,8 +99,8 @@ def test_preemption_by_recompute_loses_nothing(batching):
 def test_memory_is_never_overdrawn():
     cluster, _ = run_with_kv(5 * 176 * token_bytes())
     held = np.array(cluster.shared.log).reshape(-1, 9)[:, -1]
-    assert held.max() <= cluster.groups[0].capacity_bytes
-    assert held.max() > 0.8 * cluster.groups[0].capacity_bytes
+    assert held.max() <= cluster.groups[0].memory.capacity_bytes
+    assert held.max() > 0.8 * cluster.groups[0].memory.capacity_bytes
 
 
 def test_gaps_are_what_the_tokens_say():
