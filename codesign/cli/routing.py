@@ -73,9 +73,12 @@ def _is_own(file: Path) -> bool:
 
 
 def _read(file: Path, experts: int | None, layers: int | None, top_k: int | None) -> RoutingTrace:
+    from codesign.base.errors import ConfigError
     from workloads.routing.files import read_trace
     from workloads.routing.logs import drop_warm_up, read_log
 
+    if file.suffix in (".pt", ".pth", ".pkl", ".pickle"):
+        raise ConfigError(f"{file}: pickled tensors are never read; save plain numbers as .npz or JSON lines")
     if file.suffix in (".jsonl", ".json", ".log"):
         return read_log(file, n_experts=experts, layers=layers, top_k=top_k)
     return drop_warm_up(read_trace(file))

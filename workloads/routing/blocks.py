@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -88,10 +89,9 @@ def _write_parquet(place: Path, header: Header, blocks: Iterator[Block]) -> None
 
 
 def _write_npz(place: Path, header: Header, tokens: int, blocks: Iterator[Block]) -> None:
-    """Write the ids as they come; the small columns are kept until the end (6 bytes a token)."""
+    """Write the ids as they come; of the two small columns runs of equal values are kept until the end."""
     shape = (tokens, len(header.layer_ids), header.top_k)
-    sequence, domain = np.empty(tokens, np.int32), np.empty(tokens, np.int16)
-    kind, row = _id_type(header.n_experts), 0
+    kind, runs = _id_type(header.n_experts), list[npt.NDArray[np.int64]]()
     compression = ZIP_DEFLATED if np.prod(shape) < 2**26 else ZIP_STORED
     try:
         with ZipFile(place, "w", compression, compresslevel=1) as archive:
@@ -99,15 +99,31 @@ def _write_npz(place: Path, header: Header, tokens: int, blocks: Iterator[Block]
                 _npy_header(file, kind, shape)
                 for block in blocks:
                     file.write(np.ascontiguousarray(block.experts, kind).data)
-                    sequence[row : row + len(block.experts)] = block.sequence
-                    domain[row : row + len(block.experts)] = block.domain
-                    row += len(block.experts)
-            columns: dict[str, npt.NDArray[Any]] = {"sequence": sequence, "domain": domain}
-            for name, value in (columns | header.arrays()).items():
+                    runs.append(_runs(block))
+            table = np.concatenate(runs) if runs else np.zeros((0, 3), np.int64)
+            _write_runs(archive, "sequence", table[:, 0], table[:, 2], np.int32)
+            _write_runs(archive, "domain", table[:, 1], table[:, 2], np.int16)
+            for name, value in header.arrays().items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, value, allow_pickle=False)
     except OSError as error:
         raise ConfigError(f"{place}: cannot be written: {error.strerror}") from None
+
+
+def _runs(block: Block) -> npt.NDArray[np.int64]:
+    """Return (sequence, domain, tokens) of each run of equal values; int64, shape (R, 3)."""
+    changed = (np.diff(block.sequence) != 0) | (np.diff(block.domain) != 0)
+    starts = np.concatenate([[0], np.flatnonzero(changed) + 1])[: len(block.sequence)]
+    lengths = np.diff(starts, append=len(block.sequence))
+    return np.stack([block.sequence[starts], block.domain[starts], lengths], axis=1)
+
+
+def _write_runs(archive: ZipFile, name: str, values: IntArray, lengths: IntArray, kind: type) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        _npy_header(file, kind, (int(lengths.sum()),))
+        for first in range(0, len(values), 4096):
+            at = slice(first, first + 4096)
+            file.write(np.repeat(values[at].astype(kind), lengths[at]).data)
 
 
 def _npy_header(file: IO[bytes], kind: type[np.signedinteger[Any]], shape: tuple[int, ...]) -> None:
@@ -116,7 +132,7 @@ def _npy_header(file: IO[bytes], kind: type[np.signedinteger[Any]], shape: tuple
 
 
 def read_blocks(path: str | Path, tokens: int = 65536) -> tuple[Header, Iterator[Block]]:
-    """Read a routing file of our own in blocks; memory holds one block (and 6 bytes a token of an ``.npz``).
+    """Read a routing file of our own in blocks; memory holds one block.
 
     Raises
     ------
@@ -176,33 +192,61 @@ def _read_parquet(place: Path, tokens: int) -> tuple[Header, Iterator[Block]]:
 
 
 def _read_npz(place: Path, tokens: int) -> tuple[Header, Iterator[Block]]:
+    big = ("experts", "sequence", "domain")
     try:
         with place.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            names = [name for name in file.files if name != "experts"]
-            small = {name: file[name] for name in names}
+            small = {name: file[name] for name in file.files if name not in big}
+            missing = [name for name in big if name not in file.files]
     except (BadZipFile, ValueError, EOFError, OSError, AttributeError, KeyError) as error:
         raise ConfigError(f"{place}: cannot be read as .npz: {str(error)[:120]}") from None
     header = _header_of(small, place)
+    if missing:
+        raise ConfigError(f"{place}: has no array {missing[0]!r}")
 
     def blocks() -> Iterator[Block]:
         row = 0
         try:
-            with ZipFile(place) as archive, archive.open("experts.npy") as file:
-                np.lib.format.read_magic(file)
-                shape, _, kind = np.lib.format.read_array_header_2_0(file)
-                if shape[1:] != (len(header.layer_ids), header.top_k) or kind.kind not in "iu":
-                    raise ConfigError(f"{place}: experts: is {kind} {shape}; does not suit the header")
-                width = int(np.prod(shape[1:])) * kind.itemsize
-                while row < shape[0]:
-                    n = min(tokens, shape[0] - row)
-                    ids = np.frombuffer(file.read(n * width), kind).reshape(n, *shape[1:])
-                    at = slice(row, row + n)
-                    yield Block(
-                        _checked(ids, header, row, place),
-                        small["sequence"][at].astype(np.int64), small["domain"][at].astype(np.int64),
-                    )  # fmt: skip
+            with ExitStack() as stack:
+                ids, sequence, domain = (_Column(stack, place, name) for name in big)
+                _check_columns(ids, sequence, domain, header, place)
+                while row < ids.shape[0]:
+                    n = min(tokens, ids.shape[0] - row)
+                    experts = _checked(ids.rows(n), header, row, place)
+                    yield Block(experts, sequence.rows(n).astype(np.int64), domain.rows(n).astype(np.int64))
                     row += n
         except (BadZipFile, ValueError, EOFError, OSError, KeyError) as error:
             raise ConfigError(f"{place}: damaged after token {row}: {str(error)[:120]}") from None
 
     return header, blocks()
+
+
+class _Column:
+    """One array of an ``.npz`` that is read from front to back."""
+
+    def __init__(self, stack: ExitStack, place: Path, name: str) -> None:
+        archive = stack.enter_context(ZipFile(place))
+        self._file = stack.enter_context(archive.open(f"{name}.npy"))
+        version = np.lib.format.read_magic(self._file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        self.shape, fortran, self.kind = read(self._file)
+        if fortran or self.kind.kind not in "iu":
+            raise ValueError(f"{name}: must be whole numbers in C order, is {self.kind}")
+
+    def rows(self, n: int) -> npt.NDArray[Any]:
+        """Return the next n rows."""
+        width = int(np.prod(self.shape[1:])) * self.kind.itemsize
+        raw = self._file.read(n * width)
+        if len(raw) != n * width:
+            raise ValueError("fewer rows than the header says")
+        return np.frombuffer(raw, self.kind).reshape(n, *self.shape[1:])
+
+
+def _check_columns(ids: _Column, sequence: _Column, domain: _Column, header: Header, place: Path) -> None:
+    if len(ids.shape) != 3 or ids.shape[1:] != (len(header.layer_ids), header.top_k):
+        raise ConfigError(f"{place}: experts: has shape {ids.shape}; does not suit the header")
+    if sequence.shape != ids.shape[:1] or domain.shape != ids.shape[:1]:
+        raise ConfigError(
+            f"{place}: sequence {sequence.shape} or domain {domain.shape} differ from the tokens"
+        )

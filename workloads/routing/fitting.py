@@ -40,7 +40,8 @@ ERROR = {
     "set_hit": 0.01,
 }
 _MOMENT_ERROR = 0.008
-_WORK = 40e6  # experts x layers x tokens that one simulation may draw
+_WORK = 60e6  # experts x layers x tokens that one simulation may draw
+_PULL_WORK = 1.2e10  # tokens x layers x experts squared that the pull matrices are estimated from
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,14 @@ def pull_matrix(before: Float32, here: Float32, steps: int = 60) -> Float32:
     return np.asarray(weights - weights.mean(axis=1, keepdims=True))
 
 
-def pull_matrices(sample: Sample, decay: float) -> Float32:
+def pull_matrices(sample: Sample, decay: float = DECAY) -> Float32:
     """Return `pull_matrix` of every layer and the one before; float32 (L, E, E), the first zero."""
     n_layers, n = sample.ids.shape[1], sample.n_experts
     out = np.zeros((n_layers, n, n), np.float32)
     here = weighted(sample.ids[:, 0], n, decay)
     for layer in range(1, n_layers):
         before, here = here, weighted(sample.ids[:, layer], n, decay)
-        out[layer] = pull_matrix(before, here)
+        out[layer] = pull_matrix(before, here, 60 if n <= 64 else 30)
     return out
 
 
@@ -135,7 +136,15 @@ class Fitter:
         self.bias = self.wanted.copy()
         self.seed, self.replicates = seed, replicates
         self.parameters = np.tile(START, (len(model.laws), 1))
+        self.parameters[:, ~self.identified()] = -np.inf
         self.error = np.array([ERROR.get(name, _MOMENT_ERROR) for name in NAMES])
+
+    def identified(self) -> npt.NDArray[np.bool_]:
+        """Return which parameters the trace can tell: domains need two, requests eight sequences; (P,)."""
+        known = np.ones(len(PARAMETERS), bool)
+        known[0] = len(np.unique(self.sample.domains)) > 1
+        known[1] = len(self.sample.domains) >= 8
+        return known
 
     def model(self, parameters: FloatArray) -> LatentModel:
         """Return the model of some parameters at the current popularity."""
@@ -168,7 +177,7 @@ class Fitter:
         kept, at = self.bias, self.parameters
         found = self._balanced(at, kept)
         out = np.zeros((*found.shape, len(PARAMETERS)))
-        for p in range(len(PARAMETERS)):
+        for p in np.flatnonzero(self.identified()):
             moved = at.copy()
             moved[:, p] += STEP[p]
             out[:, :, p] = np.nan_to_num((self._balanced(moved, kept) - found) / self.error) / STEP[p]
@@ -182,14 +191,15 @@ class Fitter:
 
     def advance(self, jacobian: FloatArray, residual: FloatArray, damping: float) -> None:
         """Take one damped step; layers are drawn to the mean layer where the data say little."""
-        middle = self.parameters.mean(axis=0)
-        pull = np.diag(1 / PRIOR**2)
-        for layer, (slope, off) in enumerate(zip(jacobian, residual, strict=True)):
+        known = np.flatnonzero(self.identified())
+        at, step, low, high = self.parameters[:, known], STEP[known], LOW[known], HIGH[known]
+        middle, pull = at.mean(axis=0), np.diag(1 / PRIOR[known] ** 2)
+        for layer, (slope, off) in enumerate(zip(jacobian[:, :, known], residual, strict=True)):
             normal = slope.T @ slope
             normal += damping * np.diag(np.diag(normal)) + pull
-            gradient = slope.T @ off - pull @ (self.parameters[layer] - middle)
-            change = np.clip(np.linalg.solve(normal, gradient), -2 * STEP, 2 * STEP)
-            self.parameters[layer] = np.clip(self.parameters[layer] + change, LOW, HIGH)
+            gradient = slope.T @ off - pull @ (at[layer] - middle)
+            change = np.clip(np.linalg.solve(normal, gradient), -2 * step, 2 * step)
+            self.parameters[layer, known] = np.clip(at[layer] + change, low, high)
 
     def balance(self, rates: tuple[float, ...]) -> None:
         """Move the bias of each expert so that simulated popularity meets the recorded one, scaled."""
@@ -221,11 +231,11 @@ def fit_trace(
     ------
     ConfigError   the trace has unused slots, or too few tokens
     """
-    trace = _reduced(trace)
+    whole, trace = trace, _reduced(trace)
     _, n_layers, top_k = trace.experts.shape
-    sample = sample_of(trace)
+    start = laws_of(np.tile(START, (n_layers, 1)))
     model = LatentModel(
-        laws_of(np.tile(START, (n_layers, 1))), log_popularity(sample), pull_matrices(sample, DECAY), top_k,
+        start, log_popularity(sample_of(whole)), pull_matrices(_spread(whole)), top_k,
         max(1, len(trace.domain_names)), n_group, topk_group, scoring,
     )  # fmt: skip
     work = len(trace.experts) * n_layers * trace.n_experts
@@ -270,6 +280,13 @@ def _reduced(trace: RoutingTrace) -> RoutingTrace:
     rows = np.concatenate([np.arange(a, a + n) for a, n in zip(trace.offsets[:-1], keep, strict=True)])
     offsets = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
     return replace(trace, experts=trace.experts[rows], offsets=offsets)
+
+
+def _spread(trace: RoutingTrace) -> Sample:
+    """Return tokens spread over a trace, as many as pull matrices are estimated from in some minutes."""
+    tokens, n_layers, _ = trace.experts.shape
+    step = int(np.ceil(tokens * n_layers * trace.n_experts**2 / _PULL_WORK))
+    return replace(sample_of(trace), ids=trace.experts[::step])
 
 
 def fit_of_trace(trace: RoutingTrace, source: str, *, name: str = "", **settings: Any) -> Fit:

@@ -27,6 +27,7 @@ NAMES = (
 )  # fmt: skip
 _LEAST_PAIRS = 500  # a lag that fewer pairs of tokens have is not used
 _AFFINITY_IDS = 150_000  # ids per layer that the affinity moments look at
+_AFFINITY_WORK = 10**8  # and tokens x experts squared
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ def _affinity(sample: Sample) -> list[FloatArray]:
     """Information of first experts, and foretold share; cross-validated both ways, NaN in the first layer."""
     n_layers, k = sample.ids.shape[1:]
     out = np.full((2, n_layers), np.nan)
-    step = max(1, len(sample.ids) * k // _AFFINITY_IDS)
+    step = max(
+        1, len(sample.ids) * k // _AFFINITY_IDS, len(sample.ids) * sample.n_experts**2 // _AFFINITY_WORK
+    )
     ids, fit = sample.ids[::step], halves(sample.sequence)[::step]
     if len(ids) < 200 or fit.all() or not fit.any():
         return list(out)

@@ -26,8 +26,8 @@ from workloads.routing.popularity import gini
 from workloads.routing.stream import Int16Array, IntArray
 
 CACHE_SHARES = (0.25, 0.5, 0.75)
-_KEPT_IDS = 64 * 2**20  # ids (2 bytes each) kept for what needs the whole stream: Belady and affinity
-_BLOCK_IDS = 8 * 2**20  # ids per block
+_KEPT_IDS = 24 * 2**20  # ids (2 bytes each) kept for what needs the whole stream: Belady and affinity
+_BLOCK_IDS = 2 * 2**20  # ids per block
 
 
 class RoutingStats:

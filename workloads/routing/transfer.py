@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from codesign.base.errors import ConfigError
+from codesign.base.errors import ConfigError, read_text
 from codesign.base.random import stream
 from ext.routing import iid_kernels
 from workloads.routing.files import read_npz_arrays
@@ -48,8 +48,10 @@ class Histogram:
 
 
 def is_histogram(path: str | Path) -> bool:
-    """Return whether an ``.npz`` holds counts and no trace."""
+    """Return whether a file holds counts and no trace: an ``.npz`` of such, or a ``.csv``."""
     place = Path(path)
+    if place.suffix == ".csv":
+        return True
     if place.suffix != ".npz" or not place.is_file():
         return False
     held = read_npz_arrays(place)
@@ -57,7 +59,8 @@ def is_histogram(path: str | Path) -> bool:
 
 
 def read_histogram(path: str | Path, n_layers: int | None = None) -> Histogram:
-    """Read counts of experts from an ``.npz``: `counts` or `expert_counts` [domains, layers, experts].
+    """Read counts of experts: `counts` or `expert_counts` [domains, layers, experts] of an ``.npz``, or a
+    ``.csv`` of layer_id, expert_id, count, as SGLang's recorder of expert distributions writes it.
 
     Parameters
     ----------
@@ -68,7 +71,7 @@ def read_histogram(path: str | Path, n_layers: int | None = None) -> Histogram:
     ConfigError   no counts, of another shape, negative, or a layer without any
     """
     place = Path(path)
-    held = read_npz_arrays(place)
+    held = _read_csv(place) if place.suffix == ".csv" else read_npz_arrays(place)
     counts = held.get("counts", held.get("expert_counts"))
     if counts is None or counts.ndim != 3 or counts.dtype.kind not in "iu":
         raise ConfigError(f"{place}: has no whole numbers 'counts' [domains, layers, experts]")
@@ -83,6 +86,25 @@ def read_histogram(path: str | Path, n_layers: int | None = None) -> Histogram:
     return Histogram(
         counts.astype(np.int64), tuple(int(i) for i in layers), tuple(str(n) for n in names), place.name
     )
+
+
+def _read_csv(place: Path) -> dict[str, npt.NDArray[np.int64]]:
+    lines = read_text(place, "histogram").splitlines()
+    if not lines or [w.strip() for w in lines[0].split(",")] != ["layer_id", "expert_id", "count"]:
+        raise ConfigError(f"{place}:1: a histogram has the columns layer_id,expert_id,count")
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        words = line.split(",")
+        if len(words) != 3 or not all(word.strip().isdigit() for word in words):
+            raise ConfigError(f"{place}:{number}: {line[:60]!r}: three whole numbers are needed")
+        rows.append([int(word) for word in words])
+    table = np.array(rows, np.int64).reshape(-1, 3)
+    if not len(table) or int(table[:, 1].max()) > 32766:
+        raise ConfigError(f"{place}: holds no counts, or experts beyond 32766")
+    layers, at = np.unique(table[:, 0], return_inverse=True)
+    counts = np.zeros((1, len(layers), int(table[:, 1].max()) + 1), np.int64)
+    np.add.at(counts[0], (at, table[:, 1]), table[:, 2])
+    return {"counts": counts, "layer_ids": layers, "names": np.array(["all"])}
 
 
 def log_shares(counts: npt.NDArray[np.int64]) -> FloatArray:
@@ -150,10 +172,11 @@ def fit_histogram(
     model = replace(fit.model, popularity=wanted, n_domains=domains)
     at, ratio = np.array(histogram.layers), 1.0
     apart = float(domain_spread(histogram.counts).mean())
-    for step in range(_ROUNDS):
+    for step in range(_ROUNDS if domains > 1 else _ROUNDS // 2):
         counts = simulated_counts(model, domains, seed + step)
         bias = model.popularity + 1.2 * (wanted - log_shares(counts.sum(axis=0)))
-        ratio *= float(np.clip(apart / domain_spread(counts)[at].mean(), 0.7, 1.4))
+        if domains > 1:
+            ratio *= float(np.clip(apart / domain_spread(counts)[at].mean(), 0.7, 1.4))
         laws = tuple(_scaled(law, min(ratio, _MOST)) for law in fit.model.laws)
         model = replace(model, popularity=bias.astype(np.float32), laws=laws)
     shares = histogram.counts.sum(axis=(1, 2)) / histogram.counts.sum()

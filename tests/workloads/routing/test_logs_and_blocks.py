@@ -14,6 +14,7 @@ from workloads.routing.fits import Fit, presets, read_fit, read_preset, write_fi
 from workloads.routing.generate import generate, header_of
 from workloads.routing.latent import LatentModel, LayerLaw
 from workloads.routing.logs import drop_warm_up, read_log
+from workloads.routing.transfer import read_histogram
 
 RNG = np.random.default_rng(3)
 IDS = np.argsort(RNG.random((40, 2, 8)), axis=2)[:, :, :3]
@@ -193,3 +194,19 @@ def test_presets_say_where_they_come_from():
         assert fit.extrapolated == ("deepseek" in name)
     with pytest.raises(ConfigError, match="unknown routing preset"):
         read_preset("gpt-os-20b")
+
+
+def test_a_recorded_expert_distribution_is_a_histogram(tmp_path):
+    path = tmp_path / "counts.csv"
+    path.write_text("layer_id,expert_id,count\n3,0,10\n3,1,30\n5,1,7\n5,0,1\n5,0,2\n")
+    found = read_histogram(path)
+    assert found.counts.tolist() == [[[10, 30], [3, 7]]]
+    assert found.layers == (3, 5)
+    for text, reason in (
+        ("a,b\n", "csv:1: a histogram has the columns"),
+        ("layer_id,expert_id,count\n1,x,3\n", "csv:2: .*three whole numbers"),
+        ("layer_id,expert_id,count\n", "holds no counts"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=reason):
+            read_histogram(path)
