@@ -46,36 +46,36 @@ def rank_statistics(
     if exponent is None:
         return _even(tokens * top_k, n_experts, ranks)
     rng = np.random.default_rng([tokens, top_k, n_experts, ranks, round(exponent * 1000)])
-    found = np.zeros(_FIELDS)
-    for _ in range(DRAWS):
-        counts = power_law_counts(rng, tokens, top_k, n_experts, exponent)
-        local = max(n_experts // ranks, 1)
-        rows = counts[: len(counts) // local * local].reshape(-1, local)
-        found += _summary(rows[rows.sum(axis=1).argmax()], np.ones(local))
-    return np.asarray(found / DRAWS)
+    counts = power_law_counts(rng, tokens, top_k, n_experts, exponent)
+    local = max(n_experts // ranks, 1)
+    rows = counts[:, : n_experts // local * local].reshape(DRAWS, -1, local)
+    busiest = rows[np.arange(DRAWS), rows.sum(axis=2).argmax(axis=1)]
+    return _summary(busiest.reshape(-1), np.full(DRAWS * local, 1.0 / DRAWS))
 
 
 def power_law_counts(
     rng: np.random.Generator, tokens: int, top_k: int, n_experts: int, exponent: float
 ) -> FloatArray:
-    """Draw how many assignments each expert gets; they sum to tokens x k."""
+    """Draw how many assignments each expert gets, shape (DRAWS, E); each draw sums to tokens x k."""
     total = tokens * top_k
     low, high = (1.0, max(0.8 * tokens, 1.0001)) if total > n_experts else (0.01, 2.0)
     power = 1.0 - exponent if exponent != 1.0 else -1e-9
     edges = low**power, high**power
-    loads = ((edges[1] - edges[0]) * rng.random(n_experts) + edges[0]) ** (1.0 / power)
-    counts = np.round(loads / loads.sum() * total)
-    return _settle(counts, int(total - counts.sum()))
+    loads = ((edges[1] - edges[0]) * rng.random((DRAWS, n_experts)) + edges[0]) ** (1.0 / power)
+    counts = np.asarray(np.round(loads / loads.sum(axis=1, keepdims=True) * total))
+    for draw in counts:
+        _settle(draw, int(total - draw.sum()))
+    return counts
 
 
-def _settle(counts: FloatArray, missing: int) -> FloatArray:
-    """Spread what rounding lost (or take what it added) one by one, largest experts first."""
+def _settle(counts: FloatArray, missing: int) -> None:
+    """Spread what rounding lost (or take what it added) one by one, largest experts first, in place."""
     order = np.argsort(-counts, kind="stable")
     while missing:
         chosen = order[: abs(missing)] if missing > 0 else order[counts[order] > 0][: abs(missing)]
-        counts[chosen] += np.sign(missing)
-        missing -= int(np.sign(missing)) * len(chosen)
-    return counts
+        step = 1 if missing > 0 else -1
+        counts[chosen] += step
+        missing -= step * len(chosen)
 
 
 def _even(total: int, n_experts: int, ranks: int) -> FloatArray:
@@ -85,6 +85,9 @@ def _even(total: int, n_experts: int, ranks: int) -> FloatArray:
     return _summary(np.array([base, base + 1.0]), np.array([local - richer, richer]))
 
 
+_STEPS = np.array(TILES)[:, None]
+
+
 def _summary(counts: FloatArray, weights: FloatArray) -> FloatArray:
-    padded = [float((np.ceil(counts / tile) * tile * weights).sum()) for tile in TILES]
-    return np.array([(counts * weights).sum(), ((counts > 0) * weights).sum(), *padded])
+    padded = (np.ceil(counts / _STEPS) * _STEPS) @ weights
+    return np.array([counts @ weights, (counts > 0) @ weights, *padded])

@@ -122,7 +122,7 @@ def layer(xp: Any, machine: Machine, load: Load, hidden: Any, inter: Any, matric
     """
     c = machine.section(section)
     rate = machine.peak(activations) * c["compute_efficiency"]
-    rows = None
+    rows: Any = None
     for tile, padded in zip(TILES, load.padded, strict=True):
         work = padded * (1.0 + c["tile_overhead"] / tile)
         rows = work if rows is None else xp.minimum(rows, work)

@@ -29,7 +29,8 @@ TYPES = {
     "half": ("fp16", "fp16"), "fp16": ("fp16", "fp16"), "fp8": ("fp8", "fp8"), "fp8_static": ("fp8", "fp8"),
     "fp8_block": ("fp8", "fp8"), "int8": ("int8", "int8"), "sq": ("int8", "int8"),
     "int8_wo": ("int8", "bf16"), "int4_wo": ("int4", "bf16"), "int4": ("int4", "bf16"),
-    "w4afp8": ("int4", "fp8"), "nvfp4": ("nvfp4", "nvfp4"), "fp4": ("fp4", "fp4"), "mxfp4": ("mxfp4", "mxfp4"),
+    "w4afp8": ("int4", "fp8"), "nvfp4": ("nvfp4", "nvfp4"), "fp4": ("fp4", "fp4"),
+    "mxfp4": ("mxfp4", "mxfp4"),
     "w4a16_mxfp4": ("mxfp4", "bf16"), "w4a8_mxfp4_mxfp8": ("mxfp4", "fp8"), "float": ("fp32", "fp32"),
 }  # fmt: skip  # as tables write them -> (weights, activations)
 OP_NAMES = {"alltoall": "all_to_all", "sendrecv": "send", "send_recv": "send"}
@@ -204,7 +205,8 @@ def _run_mla(b: Batch) -> Terms:
         return core
     if "projections" not in b.memo:
         b.memo["projections"] = _mla_projections(b)
-    return core + b.memo["projections"]
+    projections: Terms = b.memo["projections"]
+    return core + projections
 
 
 def _head_gemm(machine: Machine, tokens: Any, heads: Any, into_latent: bool, types: tuple[str, str],
