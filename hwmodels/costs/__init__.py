@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hwmodels.cycle.slot  # noqa: F401  registers the cost model "cycle"
+
 from .analytical import Analytical, AnalyticalModel
 from .cost import PARTS, Cost, CostArrays
 from .experts import ExpertTables

@@ -11,7 +11,9 @@ from ext.dram.device import Device
 def related(channel: Channel) -> dict[str, tuple[int, int]]:
     """Return pairs of banks by what they share."""
     rank = channel.groups * channel.banks
-    pairs = {"same bank": (0, 0), "same group": (0, 1), "other group": (0, channel.banks)}
+    pairs = {"same bank": (0, 0), "same group": (0, 1)}
+    if channel.groups > 1:
+        pairs["other group"] = (0, channel.banks)
     if channel.ranks > 1:
         pairs["other rank"] = (0, rank)
     if channel.pseudo > 1:
