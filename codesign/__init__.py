@@ -15,7 +15,7 @@ _PUBLIC = {
     "simulate": "codesign.api",
     "sweep": "codesign.explore.api",
     "search": "codesign.explore.search",
-    "load_experiment": "codesign.experiment",
+    "load_experiment": "codesign.api",
     "Experiment": "codesign.experiment",
     "Result": "codesign.report.result",
     "Sweep": "codesign.explore.results",

@@ -1,4 +1,4 @@
-"""The main job in Python: `simulate`."""
+"""The main job in Python: `load_experiment`, then `simulate`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,58 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from codesign.experiment import Experiment, load_experiment
+from codesign.base.errors import ConfigError
+from codesign.experiment import Experiment, read_experiment
 
 if TYPE_CHECKING:
+    from codesign.lower.plan import Plan
     from codesign.report.result import Result
+
+
+def load_experiment(
+    source: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+) -> Experiment:
+    """Read and check an experiment whole; nothing runs.
+
+    Parameters
+    ----------
+    source : path of a YAML file, or a mapping of the same form
+    overrides : mapping or pairs, dotted path -> value    ``{"workload.requests.limit": 100}``
+
+    Raises
+    ------
+    ConfigError     file:line, key, value, rule, nearest name
+    CapacityError   the model does not fit its memory, with the numbers
+    """
+    experiment = read_experiment(source, overrides)
+    check(experiment)
+    return experiment
+
+
+def check(experiment: Experiment) -> Plan:
+    """Check all parts against each other, by building the plan that would run; see `load_experiment`."""
+    from codesign.lower.plan import build_plan
+    from codesign.policies import build_policies
+    from ext.iteration import PARTS
+    from hwmodels.costs.model import COST_MODELS
+    from workloads.requests import read_settings
+    from workloads.routing.build import read_generator
+
+    document = experiment.document
+    for part in experiment.spec.speed:
+        if part not in PARTS:
+            raise document.error(("speed", part), f"unknown part; choose from {', '.join(PARTS)}")
+    if experiment.spec.cost_model is not None:
+        COST_MODELS.build(experiment.part("cost_model"))
+    read_settings(experiment.part("workload", "requests"))
+    if experiment.model.moe_layers:
+        read_generator(experiment.part("workload", "routing"))
+    if experiment.model.encoder_layers:
+        rule = "is an encoder-decoder; it can be shown (codesign models show) but not yet served"
+        raise document.error(("model",), rule)
+    build_policies(experiment)
+    return build_plan(experiment)
 
 
 def simulate(
@@ -43,7 +91,6 @@ def simulate(
     -----
     Law: the same experiment gives the same bytes, on any machine with the same libraries.
     """
-    from codesign.lower.plan import build_plan
     from codesign.report.result import collect
     from codesign.serve.cluster import Cluster
     from codesign.serve.laws import check_laws
@@ -51,12 +98,31 @@ def simulate(
 
     begun = perf_counter()
     if not isinstance(experiment, Experiment):
-        experiment = load_experiment(experiment, overrides)
+        experiment = read_experiment(experiment, overrides)
     elif overrides:
         experiment = experiment.replace(dict(overrides))
-    plan = build_plan(experiment)
+    plan = check(experiment)
     log = TaskLog(plan.graph, first_task_iteration, tasks)
     cluster = Cluster(experiment, plan, experiment.requests(), log)
     simulated_s = cluster.run()
     laws = check_laws(cluster)
     return collect(experiment, cluster, simulated_s, laws, perf_counter() - begun)
+
+
+def load_tasks(folder: Path, first: int, count: int) -> dict[str, Any]:
+    """Read the tasks of a result folder, or run its experiment again to record them.
+
+    Raises
+    ------
+    ConfigError   the folder holds no result, or the run has no such iteration
+    """
+    from codesign.report.files import EXPERIMENT, read_summary, read_table
+
+    read_summary(folder)
+    recorded = folder / "tasks.parquet"
+    if recorded.is_file():
+        return read_table(recorded)
+    tasks = simulate(folder / EXPERIMENT, tasks=count, first_task_iteration=first).tasks
+    if not tasks:
+        raise ConfigError(f"{folder}: the run has no iteration {first}; choose an earlier --first")
+    return tasks

@@ -24,8 +24,8 @@ def timeline(folder: Path, output: Path | None, iterations: int, first: int, as_
     """
     import json
 
+    from codesign.api import load_tasks
     from codesign.base.errors import ConfigError
-    from codesign.report.files import load_tasks
     from codesign.report.timeline import trace_events
 
     trace = json.dumps(trace_events(load_tasks(folder, first, iterations)))

@@ -14,11 +14,11 @@ from codesign.experiment.override import override
 from codesign.experiment.schema import ExperimentSpec
 
 
-def load_experiment(
+def read_experiment(
     source: str | Path | Mapping[str, Any],
     overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
 ) -> Experiment:
-    """Read and check an experiment; nothing runs.
+    """Read an experiment, and resolve its model and system; see `codesign.load_experiment`.
 
     Parameters
     ----------
@@ -37,11 +37,11 @@ def load_experiment(
 
 
 def from_document(document: Document, base_dir: Path) -> Experiment:
-    """Check a document; see `load_experiment`."""
+    """Check a document; see `read_experiment`."""
     spec = validate(ExperimentSpec, document)
     model_document = workloads.models.resolve(document.child("model"))
     system_document = hwmodels.resolve(document.child("system"), "system")
-    experiment = Experiment(
+    return Experiment(
         spec=spec,
         model=workloads.models.load(model_document),
         system=hwmodels.load_system(system_document),
@@ -49,8 +49,6 @@ def from_document(document: Document, base_dir: Path) -> Experiment:
         resolved=_resolved(document, spec, model_document, system_document, base_dir),
         base_dir=base_dir,
     )
-    _check_parts(experiment)
-    return experiment
 
 
 def _resolved(
@@ -68,28 +66,3 @@ def _resolved(
             written["workload"] = {**written["workload"], "requests": place}
     written |= {"model": model.data, "system": system.data}
     return {key: written[key] for key in ExperimentSpec.model_fields if key in written}
-
-
-def _check_parts(experiment: Experiment) -> None:
-    """Check what the registries and other packages know: before anything runs."""
-    from codesign.lower.plan import build_plan
-    from codesign.serve.policies import build_policies
-    from ext.iteration import PARTS
-    from hwmodels.costs.model import COST_MODELS
-    from workloads.requests import read_settings
-    from workloads.routing.build import read_generator
-
-    for part in experiment.spec.speed:
-        if part not in PARTS:
-            raise experiment.document.error(("speed", part), f"unknown part; choose from {', '.join(PARTS)}")
-    if experiment.spec.cost_model is not None:
-        COST_MODELS.build(experiment.part("cost_model"))
-    read_settings(experiment.part("workload", "requests"))
-    if experiment.model.moe_layers:
-        read_generator(experiment.part("workload", "routing"))
-    if experiment.model.encoder_layers:
-        raise experiment.document.error(
-            ("model",), "is an encoder-decoder; it can be shown (codesign models show) but not yet served"
-        )
-    build_policies(experiment)
-    build_plan(experiment)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.experiment.schema import EngineSpec
+from codesign.lower.batch import Batch
 from codesign.lower.kv import View, view_of
 from codesign.lower.machine import COUNTERS
 from codesign.lower.plan import Plan
@@ -23,21 +24,6 @@ _ENGINE, _PIM, _LAUNCH = PARTS.index("engine"), PARTS.index("pim_compute"), PART
 _FLOP, _BYTES = COUNTERS.index("flop"), COUNTERS.index("memory_bytes")
 _PIM_FLOP, _PIM_BYTES = COUNTERS.index("pim_flop"), COUNTERS.index("pim_bytes")
 _MEMO_LIMIT = 65536
-
-
-@dataclass(slots=True)
-class Batch:
-    """One data group's part of an iteration.
-
-    `entries[v]` is the number of cached entries that all decoding sequences read under view v.
-    """
-
-    tokens: int = 0
-    outputs: int = 0  # tokens whose logits are needed
-    sequences: int = 0
-    decodes: int = 0
-    entries: Sequence[int] = ()
-    chunks: list[tuple[int, int]] = field(default_factory=list)  # (tokens, context at their end)
 
 
 @dataclass(slots=True)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.lower.exchange import DISPATCHES
 from codesign.lower.graph import TaskGraph
 from codesign.lower.machine import Machine
 from codesign.lower.parallel import Parallel
-from codesign.lower.placement import PLACEMENTS
 from codesign.lower.portions import Portions
 from codesign.lower.precision import Precision
+from codesign.policies.dispatch import DISPATCHES
+from codesign.policies.placement import PLACEMENTS
 from ext.iteration import Layout
 from ext.iteration.layout import N_COEFFICIENTS
 from hwmodels.costs import ExpertTables

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.base.errors import ConfigError
-from codesign.lower.cache import EXPERT_CACHES
 from codesign.lower.graph import GraphBuilder, TaskGraph
 from codesign.lower.kv import KvShape, kv_shape
 from codesign.lower.layout import build_layout
@@ -20,7 +19,8 @@ from codesign.lower.portions import Portions, build_portions
 from codesign.lower.precision import Precision, resolve_precision
 from codesign.lower.residency import Residency, expert_bytes, residency
 from codesign.lower.tiers import find_path
-from codesign.lower.units import UNITS
+from codesign.policies.expert_cache import EXPERT_CACHES
+from codesign.policies.units import UNITS
 from ext.iteration import Layout
 from workloads.models import Model
 
@@ -55,7 +55,7 @@ def build_plan(experiment: Experiment) -> Plan:
     ConfigError     degrees, types, tiers or policies that do not suit the model or the machine
     CapacityError   the model does not fit
     """
-    from codesign.serve.policies import build_policies
+    from codesign.policies import build_policies
 
     spec, model, system = experiment.spec, experiment.model, experiment.system
     parallel = resolve_parallel(spec.parallel, model, system, experiment.document)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.base.random import stream
-from codesign.lower.cache import ExpertCache
 from codesign.lower.tiers import Path
-from codesign.lower.units import Units, UnitTimes
+from codesign.policies.expert_cache import ExpertCache
+from codesign.policies.units import Units, UnitTimes
 from ext.cache import expert_cache
 from ext.iteration import PARTS, Layout
 from ext.iteration.layout import ACTIVE_S, HEAD_S, LAUNCH_S, POWER, SECONDS_PER_BYTE, SECONDS_PER_WORK

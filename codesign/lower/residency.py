@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from codesign.base.errors import CapacityError
 from codesign.experiment.schema import MemorySpec
-from codesign.lower.cache import ExpertCache
 from codesign.lower.parallel import Parallel
 from codesign.lower.precision import Precision
 from codesign.lower.tiers import tiers_of
+from codesign.policies.expert_cache import ExpertCache
 from hwmodels.spec import System
 from workloads.models import Layer, Model, MoE
 

@@ -79,22 +79,3 @@ def read_summary(folder: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ConfigError(f"{folder / SUMMARY}:{error.lineno}: not valid JSON: {error.msg}") from None
     return summary
-
-
-def load_tasks(folder: Path, first: int, count: int) -> dict[str, Any]:
-    """Read the tasks of a result folder, or run its experiment again to record them.
-
-    Raises
-    ------
-    ConfigError   the folder holds no result, or the run has no such iteration
-    """
-    read_summary(folder)
-    recorded = folder / "tasks.parquet"
-    if recorded.is_file():
-        return read_table(recorded)
-    from codesign.api import simulate
-
-    tasks = simulate(folder / EXPERIMENT, tasks=count, first_task_iteration=first).tasks
-    if not tasks:
-        raise ConfigError(f"{folder}: the run has no iteration {first}; choose an earlier --first")
-    return tasks

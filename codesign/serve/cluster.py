@@ -15,12 +15,12 @@ from codesign.experiment import Experiment
 from codesign.lower.costs import BatchCosts
 from codesign.lower.plan import Plan
 from codesign.lower.portions import Assigner
+from codesign.policies import build_policies
 from codesign.serve.clock import ARRIVAL, Clock
 from codesign.serve.gaps import Gaps
 from codesign.serve.group import Group
 from codesign.serve.lane import Lane, RoutingFeed, Shared
 from codesign.serve.memory import KvMemory
-from codesign.serve.policies import build_policies
 from codesign.serve.prefix import PrefixCache
 from codesign.serve.sequence import Sequence
 from codesign.serve.tasklog import TaskLog

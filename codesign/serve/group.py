@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.lower.costs import Batch
+from codesign.lower.batch import Batch
 from codesign.lower.kv import View
 from codesign.serve.gaps import Gaps
 from codesign.serve.memory import KvMemory

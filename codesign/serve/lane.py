@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from simpy import Event
 
-from codesign.lower.costs import Batch, BatchCosts
+from codesign.lower.batch import Batch
+from codesign.lower.costs import BatchCosts
+from codesign.policies.batching import Batching
 from codesign.serve.clock import Clock
 from codesign.serve.group import Group
-from codesign.serve.policies import Batching
 from codesign.serve.tasklog import TaskLog
 from workloads.routing import RoutingStream
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import codesign
-from codesign.lower.exchange import Direct
+from codesign.policies.dispatch import Direct
 from codesign.lower.parallel import Parallel
-from codesign.lower.placement import PLACEMENTS
+from codesign.policies.placement import PLACEMENTS
 from codesign.lower.plan import build_plan
 from codesign.lower.residency import layer_bytes, stage_layers
 

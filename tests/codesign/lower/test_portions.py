@@ -11,7 +11,7 @@ import codesign
 from codesign.base.errors import ConfigError
 from codesign.lower.plan import build_plan
 from codesign.lower.tiers import find_path
-from codesign.lower.units import CoProcess, MinTime, UnitTimes
+from codesign.policies.units import CoProcess, MinTime, UnitTimes
 from codesign.serve.cluster import Cluster
 from codesign.serve.tasklog import TaskLog
 from ext.iteration import Iteration, reference

@@ -76,7 +76,8 @@ def test_waiting_equals_the_recursion_on_the_same_draws(servers, varied):
 def service_of_one():
     """Return the end of an iteration of one token as a function of its start, to the last bit."""
     from codesign.execute import iteration_class
-    from codesign.lower.costs import Batch, BatchCosts
+    from codesign.lower.batch import Batch
+    from codesign.lower.costs import BatchCosts
     from codesign.lower.plan import build_plan
 
     base = experiment()

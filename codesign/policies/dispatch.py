@@ -1,4 +1,4 @@
-"""Pass 5: which bytes of dispatch and combine cross which port.
+"""Slot "dispatch": which bytes of dispatch and combine cross which port.
 
 After attention, every rank of data group d holds d's tokens; each of the t ranks sends 1/t of them.  A
 token goes once to each rank of every expert group that holds one of its experts; what a rank already
@@ -8,13 +8,15 @@ holds crosses nothing.  The combine takes the same ways back.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.base.registry import Registry
-from codesign.lower.parallel import Parallel
+
+if TYPE_CHECKING:
+    from codesign.lower.parallel import Parallel
 
 F64 = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""Pass 2: which expert group holds each expert."""
+"""Slot "placement": which expert group holds each expert."""
 
 from __future__ import annotations
 
