@@ -95,11 +95,24 @@ def _executor_of(plan: SweepPlan, workers: int | None, scheduler: str | None) ->
             return Dask(plan.setup, scheduler, limit_s)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         wanted = cores if workers is None else workers
+        if _in_arrays(plan):
+            from codesign.explore.columns import ClosedForm
+
+            return ClosedForm(plan.setup)
         if wanted == 0 or not points:
             return Serial(plan.setup)
         return Processes(plan.setup, max(1, min(wanted, points)), limit_s)
 
     return make
+
+
+def _in_arrays(plan: SweepPlan) -> bool:
+    """Tell whether every point is the closed form of what arrays can hold."""
+    document = plan.setup.document
+    plain = plan.setup.evaluator == DEFAULT and not plan.setup.limits and "fidelity" not in plan.design.paths
+    cost_models = {document.get(("cost_model",))} - {..., None, "roofline"}
+    named = any(path.startswith("cost_model") for path in plan.design.paths)
+    return plain and document.get(("fidelity",)) == "roofline" and not cost_models and not named
 
 
 def _run(

@@ -136,18 +136,18 @@ class Evaluator:
         if experiment.spec.fidelity == "roofline" and not self.setup.options.get("events_only"):
             from codesign.explore.closed_form import metrics_of
 
-            return {**needs(experiment), **before, **metrics_of(experiment)}
+            return {**before, **metrics_of(experiment)}
         from codesign.api import simulate
 
         return {**needs(experiment), **before, **flat_metrics(simulate(experiment))}
 
 
 def build(setup: Setup, changes: Changes) -> Experiment:
-    """Build and check a point; nothing runs.
+    """Build a point; its parts are checked against each other when it runs.
 
     Raises
     ------
-    ConfigError   as `codesign.experiment.load_experiment`, but for what only a plan shows
+    ConfigError   as `codesign.experiment.read_experiment`
     """
     from codesign.experiment.override import override
 
@@ -169,28 +169,7 @@ def from_document(document: Document, base_dir: Path) -> Experiment:
     model_document, model = _model(_Keyed(document.child("model")))
     system_document, system = _system(_Keyed(document.child("system")))
     resolved = load._resolved(document, spec, model_document, system_document, base_dir)
-    experiment = Experiment(spec, model, system, document, resolved, base_dir)
-    _check(experiment)
-    return experiment
-
-
-def _check(experiment: Experiment) -> None:
-    """Check what the registries know (as `load._check_parts`, without the plan, which the run builds)."""
-    from codesign.serve.policies import build_policies
-    from hwmodels.costs import PARTS
-    from workloads.requests import read_settings
-    from workloads.routing.build import read_generator
-
-    known = (*PARTS, "network_bandwidth", "network_latency", "engine")
-    for part in experiment.spec.speed:
-        if part not in known:
-            raise experiment.document.error(("speed", part), f"unknown part; choose from {', '.join(known)}")
-    read_settings(experiment.part("workload", "requests"))
-    if experiment.model.moe_layers:
-        read_generator(experiment.part("workload", "routing"))
-    if experiment.model.encoder_layers:
-        raise experiment.document.error(("model",), "is an encoder-decoder: not served")
-    build_policies(experiment)
+    return Experiment(spec, model, system, document, resolved, base_dir)
 
 
 class _Keyed:
@@ -228,7 +207,7 @@ def needs(experiment: Experiment) -> dict[str, Any]:
     from codesign.lower.parallel import resolve_parallel
     from codesign.lower.precision import resolve_precision
     from codesign.lower.residency import residency
-    from codesign.serve.policies import build_policies
+    from codesign.policies import build_policies
     from hwmodels.energy import peak_power_w
     from hwmodels.money import usd_per_s
 

@@ -12,7 +12,7 @@ from codesign import __version__
 from codesign.base.document import Document, read_yaml
 from codesign.base.errors import CapacityError, ConfigError
 from codesign.base.hashing import canonical_json, content_hash
-from codesign.explore.design import Design, build_design
+from codesign.explore.design import Design, build_design, describe
 from codesign.explore.evaluate import BEFORE, DEFAULT, Setup, Task, build
 from codesign.explore.expression import parse
 from codesign.explore.known import Known
@@ -156,7 +156,9 @@ def check_points(plan: SweepPlan) -> None:
     for path in plan.design.paths:
         _blame(plan, path, [c for c, _ in faults if path in c])
     changes, error = faults[0]
-    raise type(error)(f"{plan.document.origin}: none of the points tried can run; {changes}: {error}")
+    raise ConfigError(
+        f"{plan.document.origin}: none of the points tried can run; {describe(changes)}: {error}"
+    )
 
 
 def _probe(plan: SweepPlan) -> tuple[list[tuple[dict[str, Any], ConfigError]], list[dict[str, Any]]]:
@@ -168,28 +170,36 @@ def _probe(plan: SweepPlan) -> tuple[list[tuple[dict[str, Any], ConfigError]], l
         if (key := canonical_json(changes)) in seen:
             continue
         seen.add(key)
-        try:
-            build(plan.setup, changes)
-        except CapacityError:
+        error = _fault(plan, changes)
+        if error is None:
             sound.append(changes)
-        except ConfigError as error:
-            faults.append((changes, error))
         else:
-            sound.append(changes)
+            faults.append((changes, error))
     return faults, sound
+
+
+def _fault(plan: SweepPlan, changes: dict[str, Any]) -> ConfigError | None:
+    """Return what is wrong with a point, too little memory apart."""
+    from codesign.api import check
+
+    try:
+        check(build(plan.setup, changes))
+    except CapacityError:
+        return None
+    except ConfigError as error:
+        return error
+    return None
 
 
 def _blame(plan: SweepPlan, path: str, tried: list[dict[str, Any]]) -> None:
     """Raise if a path alone, at every value tried, makes the experiment impossible."""
     error: ConfigError | None = None
+    if _fault(plan, {}) is not None:
+        return  # the experiment itself is wrong
     for changes in tried:
-        try:
-            build(plan.setup, {path: changes[path]})
+        error = _fault(plan, {path: changes[path]})
+        if error is None:
             return
-        except CapacityError:
-            return
-        except ConfigError as fault:
-            error = fault
     if error is not None:
         raise ConfigError(f"{_place(plan, path)}: {path}: {error}")
 
