@@ -62,19 +62,36 @@ cdef extern from *:
         return n;
     }
 
-    #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
-    #define CACHE_WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
-    #else
-    #define CACHE_WIDE
-    #endif
-    /* place of the smallest of n different keys */
-    CACHE_WIDE static int smallest(const int64_t *keys, int n) {
+    /* Place of the smallest of n different keys, all in 2**62 .. 2**63 - 2**53: read as doubles these are
+       positive, finite and not denormal, in the same order, and have a minimum instruction. */
+    static inline int smallest(const int64_t *keys, int n) {
         int64_t least = INT64_MAX;
-        int place = INT32_MAX;
-        for (int i = 0; i < n; i++) least = keys[i] < least ? keys[i] : least;
-        for (int i = 0; i < n; i++) {
-            int here = keys[i] == least ? i : INT32_MAX;
-            place = here < place ? here : place;
+        int base = 0, block = 0, place = 0;
+    #if defined(__SSE2__) && defined(__GNUC__)
+        double best = 0x1.fffffffffffffp1023;
+        const double *values = (const double *)keys;
+        for (; base + 16 <= n; base += 16) {
+            __m128d a = _mm_loadu_pd(values + base), b = _mm_loadu_pd(values + base + 2);
+            for (int i = 4; i < 16; i += 4) {
+                a = _mm_min_pd(a, _mm_loadu_pd(values + base + i));
+                b = _mm_min_pd(b, _mm_loadu_pd(values + base + i + 2));
+            }
+            a = _mm_min_pd(a, b);
+            a = _mm_min_sd(a, _mm_unpackhi_pd(a, a));
+            double low = _mm_cvtsd_f64(a);
+            block = low < best ? base : block;
+            best = low < best ? low : best;
+        }
+        if (base) least = keys[block];
+        for (int i = 1; base && i < 16; i++) {
+            place = keys[block + i] < least ? i : place;
+            least = keys[block + i] < least ? keys[block + i] : least;
+        }
+        place += block;
+    #endif
+        for (; base < n; base++) {
+            place = keys[base] < least ? base : place;
+            least = keys[base] < least ? keys[base] : least;
         }
         return place;
     }
@@ -89,6 +106,7 @@ DEF FIFO = 2
 DEF RANDOM = 3
 DEF BELADY = 4
 NEVER = 2147483647
+cdef int64_t FLOOR = <int64_t>1 << 62
 
 
 cdef inline uint64_t mix(uint64_t x) noexcept nogil:
@@ -100,7 +118,7 @@ cdef inline uint64_t mix(uint64_t x) noexcept nogil:
 cdef class ExpertCache:
     """A cache of experts, one per layer or one shared by all layers (see `reference.ExpertCache`).
 
-    LRU and FIFO keep a linked list per pool (constant time); the others scan a pool's keys at a miss.
+    LRU and FIFO keep a linked list per pool (constant time); LFU and Belady scan a pool's keys at a miss.
     """
 
     cdef readonly object capacities, hits, misses, evictions, policy
@@ -147,10 +165,11 @@ cdef class ExpertCache:
         self.before[next_node] = node
 
     cdef inline int64_t key_of(self, int64_t old, int64_t next_use) noexcept nogil:
-        # lfu: uses above, clock below (2**38 accesses); belady: -(next use) above, ties to the older
+        # above 2**62, see `smallest`.  lfu: uses above (2**26), clock below (2**35 accesses);
+        # belady: how soon it is used above, ties to the older
         if self.code == LFU:
-            return (((old >> 38) + 1) << 38) | self.clock
-        return ((<int64_t>NEVER_USED - next_use) << 31) | (self.clock & 0x7FFFFFFF)
+            return FLOOR | ((((old & (FLOOR - 1)) >> 35) + 1) << 35) | (self.clock & <int64_t>0x7FFFFFFFF)
+        return FLOOR | ((NEVER_USED - min(next_use, NEVER_USED)) << 30) | (self.clock & 0x3FFFFFFF)
 
     cdef inline int victim(self, int pool, int64_t first) noexcept nogil:
         cdef int n = self.used[pool]

@@ -74,7 +74,7 @@ class ExpertCache:
         if self.policy == "lfu":
             return (old[0] + 1 if old else 1, self._clock)
         if self.policy == "belady":
-            return (-next_use, self._clock)
+            return (-min(next_use, NEVER), self._clock)
         return old if old and self.policy in ("fifo", "random") else (self._clock, 0)
 
     def _victim(self, pool: list[int]) -> int:
