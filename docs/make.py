@@ -1,9 +1,11 @@
-"""Draw the figures of the documentation again, from runs of the shipped examples: ``make docs``."""
+"""Make the generated parts of the documentation again (``make docs``): figures from runs, pages from code."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+import components
 
 import codesign
 
@@ -85,9 +87,10 @@ def _draw_elasticities(axes: Any, results: dict[str, codesign.Result]) -> None:
 
 
 def main() -> None:
-    """Draw all figures."""
+    """Draw all figures, write all generated pages."""
     FIGURES.mkdir(parents=True, exist_ok=True)
     draw_plans(plan_results(), FIGURES / "plans.svg")
+    components.main()
 
 
 if __name__ == "__main__":

@@ -58,10 +58,19 @@ def write_table(path: Path, table: dict[str, Any]) -> None:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """Read a table that `write_table` wrote."""
+    """Read a table that `write_table` wrote.
+
+    Raises
+    ------
+    ConfigError   not a Parquet file
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
 
 
@@ -78,4 +87,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(read_text(folder / SUMMARY, "result (summary.json)"))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{folder / SUMMARY}:{error.lineno}: not valid JSON: {error.msg}") from None
+    parts = {"summary", "breakdown_s", "elasticities", "utilization"}
+    missing = parts - set(summary) if isinstance(summary, dict) else parts
+    if missing:
+        raise ConfigError(
+            f"{folder / SUMMARY}: is not the summary of a run: {', '.join(sorted(missing))} missing"
+        )
     return summary
