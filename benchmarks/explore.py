@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 Row = dict[str, Any]
@@ -75,11 +75,12 @@ def of_events() -> list[Row]:
 
     axes = {f"{HBM}.bandwidth": {"low": "2 TB/s", "high": "8 TB/s", "steps": 30}}
     sweep({"experiment": EXPERIMENT, "axes": {"seed": [7]}}, workers=0)
-    begun = perf_counter()
+    begun = process_time()  # of this core, also where others use it
     found = sweep({"experiment": EXPERIMENT, "axes": axes}, workers=0)
+    spent_s = process_time() - begun
     iterations = found.table.column("iterations").to_pylist()
     return [
-        row("event", len(found) / (perf_counter() - begun), "points/s per core", ">= 25"),
+        row("event", len(found) / spent_s, "points/s per core", ">= 25"),
         row("event, iterations of a point", sum(iterations) / len(iterations), ""),
     ]
 

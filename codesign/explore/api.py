@@ -14,7 +14,7 @@ from codesign.base.hashing import canonical_json
 from codesign.explore.evaluate import DEFAULT, Outcome, Task
 from codesign.explore.executors import Executor, Processes, Serial
 from codesign.explore.plan import SweepPlan, plan_sweep
-from codesign.explore.results import Sweep
+from codesign.explore.results import RESULTS, Sweep
 from codesign.explore.store import Store, exists
 
 Progress = Callable[[int, int], None]  # points done, points to run
@@ -73,8 +73,16 @@ def sweep(
         finally:
             found = Sweep.collect(plan.spec, plan.tasks(), store.outcomes(), plan.design.paths)
             if folder is not None and len(found):
-                found.export(folder)
+                _export(found, folder, store)
     return found
+
+
+def _export(found: Sweep, folder: Path, store: Store) -> None:
+    """Write the table, unless the one that is there is current."""
+    state = found.state
+    if store.meta("exported") != state or not (folder / RESULTS).is_file():
+        found.export(folder)
+        store.set_meta("exported", state)
 
 
 def _portable(plan: SweepPlan) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from codesign.base.errors import ConfigError, unknown_name
-from codesign.base.hashing import canonical_json
+from codesign.base.hashing import canonical_json, content_hash
 from codesign.explore.evaluate import OK, Outcome, Task
 from codesign.explore.expression import number_of
 from codesign.explore.objective import Objective, read_objective
@@ -113,6 +113,11 @@ class Sweep:
         """Rows by status."""
         return dict(Counter(str(row["status"]) for row in self.rows))
 
+    @property
+    def state(self) -> str:
+        """Hash of which points there are and how they ended: it tells whether a written table is current."""
+        return content_hash([[row["id"], row["status"], row["point"], row["replicate"]] for row in self.rows])
+
     @cached_property
     def table(self) -> Any:
         """An Arrow table: id, point, replicate, status, feasible, error, the axes, the metrics.
@@ -123,9 +128,11 @@ class Sweep:
 
         names = [*HEAD, *self.paths]
         columns = {name: _column([row.get(name) for row in self.rows], name in self.paths) for name in names}
-        for name in dict.fromkeys(name for found in self.metrics for name in found):
-            plain = name if name not in columns else f"{name} (result)"
-            columns[plain] = pa.array([found.get(name) for found in self.metrics], from_pandas=False)
+        known = list(dict.fromkeys(name for kind in {tuple(m): None for m in self.metrics} for name in kind))
+        shape = tuple(known)
+        cells = [tuple(m.values()) if tuple(m) == shape else tuple(map(m.get, known)) for m in self.metrics]
+        for name, values in zip(known, zip(*cells, strict=True), strict=True):
+            columns[name if name not in columns else f"{name} (result)"] = pa.array(values)
         return pa.table(columns)
 
     def export(self, folder: Path) -> Path:
