@@ -101,8 +101,8 @@ class PrefillFirst:
             admitted = group.admit(now)
             if admitted is None:
                 break
-            chunks.append((admitted, admitted.target))
-            left -= admitted.target
+            chunks.append((admitted, admitted.target - admitted.prefilled))
+            left -= chunks[-1][1]
         if chunks:
             return chunks, False
         if not group.decoding:
@@ -147,8 +147,9 @@ class Static:
         chunks: Chunks = []
         left = self.max_batched_tokens
         for sequence in group.prefilling:
-            if chunks and sequence.target > left:
+            lacking = sequence.target - sequence.prefilled
+            if chunks and lacking > left:
                 break
-            chunks.append((sequence, sequence.target))
-            left -= sequence.target
+            chunks.append((sequence, lacking))
+            left -= lacking
         return chunks

@@ -136,6 +136,8 @@ class Cluster:
         prompt, output = int(self.requests.prompt_tokens[i]), int(self.requests.output_tokens[i])
         chain = self.requests.blocks(i).tolist() if self.groups[0].memory.prefix else None
         sequence = Sequence(i, now, prompt, output, chain)
+        if self.requests.held_tokens is not None:
+            sequence.prefilled = int(self.requests.held_tokens[i])
         self.table[i, 0] = now
         if not self.groups[0].memory.fits_alone(sequence):
             self.refused += 1

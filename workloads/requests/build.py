@@ -66,6 +66,22 @@ def build_requests(
     return _synthetic(settings, form, seed)
 
 
+def midway(requests: Requests, seed: int) -> Requests:
+    """Return a closed loop as it is met after it has run for long.
+
+    The first `concurrency` requests are somewhere in their answers, evenly: what is already given counts as
+    prompt and is in KV memory, but for the last token.  Law: prompt + output stays what it was.
+    """
+    first = min(requests.concurrency or 0, len(requests))
+    share = np.zeros(len(requests))
+    share[:first] = stream(seed, "requests", "midway").random(first)
+    given = np.floor(share * requests.output_tokens).astype(np.int64)
+    prompt = requests.prompt_tokens + given
+    held = np.where(np.arange(len(requests)) < first, prompt - 1, 0)
+    output = requests.output_tokens - given
+    return replace(requests, prompt_tokens=prompt, output_tokens=output, held_tokens=held)
+
+
 def find_file(name: str, base_dir: str | Path | None) -> Path:
     """Return the path that a file of settings means: beside that file, or in the current directory."""
     path = Path(name).expanduser()
@@ -94,7 +110,8 @@ def _synthetic(settings: RequestSettings, form: SyntheticForm, seed: int) -> Req
         return draw_lengths(n, prompt, output, copula, seed)
 
     found = _drawn(settings, form, pairs, process, form.rate or 1.0, seed)
-    return replace(found, concurrency=form.concurrency, name="synthetic", source="drawn")
+    found = replace(found, concurrency=form.concurrency, name="synthetic", source="drawn")
+    return midway(found, seed) if form.midway else found
 
 
 def _from_dataset(
@@ -116,7 +133,8 @@ def _from_dataset(
     if table.sharing is not None and settings.sessions is None:
         ptr, ids = share_prefixes(found.prompt_tokens, table.sharing, seed)
         found = replace(found, prefix_ptr=ptr, prefix_ids=ids, block_tokens=table.sharing.block_tokens)
-    return replace(found, concurrency=form.concurrency, name=table.name, source=table.source)
+    found = replace(found, concurrency=form.concurrency, name=table.name, source=table.source)
+    return midway(found, seed) if form.midway else found
 
 
 def _from_clients(

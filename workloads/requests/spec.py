@@ -21,7 +21,7 @@ MAX_TIME_S = 1e10  # three centuries
 
 _PER_REQUEST: dict[str, Any] = {
     "arrival_s": np.float64, "prompt_tokens": np.int64, "output_tokens": np.int64,
-    "conversation": np.int32, "tenant": np.int32, "domain": np.int32,
+    "conversation": np.int32, "tenant": np.int32, "domain": np.int32, "held_tokens": np.int64,
 }  # fmt: skip
 
 
@@ -36,6 +36,7 @@ class Requests:
     conversation, tenant, domain : int32 (N,)  or None; -1 where a request has none
     prefix_ptr, prefix_ids : int (N+1,), (M,)  or None; ids of the prompt's blocks of `block_tokens`
                                                tokens: two prompts share a prefix as long as ids agree
+    held_tokens : int (N,)                     or None; of the prompt, already in KV memory when it comes
     concurrency : int or None                  closed loop: at most so many in flight, times are 0
     dropped : {reason: count}                  rows of the source that are not requests
     notes : tuple of str                       what was done to the source, for provenance
@@ -51,6 +52,7 @@ class Requests:
     conversation: Int32Array | None = None
     tenant: Int32Array | None = None
     domain: Int32Array | None = None
+    held_tokens: IntArray | None = None
     prefix_ptr: IntArray | None = None
     prefix_ids: IntArray | None = None
     block_tokens: int = 0
@@ -83,6 +85,9 @@ class Requests:
         for name in ("prompt_tokens", "output_tokens"):
             tokens = getattr(self, name)
             _refuse(name, tokens, (tokens < 1) | (tokens > MAX_TOKENS), f"must be 1 ... {MAX_TOKENS}")
+        if self.held_tokens is not None:
+            held, rule = self.held_tokens, "must be 0 ... prompt_tokens - 1"
+            _refuse("held_tokens", held, (held < 0) | (held >= self.prompt_tokens), rule)
         if self.concurrency is not None and self.concurrency < 1:
             raise ConfigError(f"requests.concurrency = {self.concurrency}: must be at least 1")
 
