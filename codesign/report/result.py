@@ -108,6 +108,7 @@ def collect(
             "parallel": vars(plan.parallel),
             "precision": vars(plan.precision),
             "expert_cache": _cache(cluster),
+            "cycle_against_event": _fidelity_gaps(cluster),
             "prefix_cache": _prefixes(cluster),
             "dropped_rows": dict(cluster.requests.dropped),
         },
@@ -169,6 +170,12 @@ def _cache(cluster: Cluster) -> dict[str, float] | None:
         "fetched_bytes": sum(assigner.fetched_bytes for assigner in cluster.assigners),
         "wasted_bytes": sum(assigner.wasted_bytes for assigner in cluster.assigners),
     }
+
+
+def _fidelity_gaps(cluster: Cluster) -> list[dict[str, Any]] | None:
+    """Return where the cycle models differ from `event` by more than 10 %, and why; None at other levels."""
+    report = getattr(cluster.plan.machine.costs, "report", None)
+    return None if report is None else sorted(report(), key=lambda row: row["ratio"])
 
 
 def _prefixes(cluster: Cluster) -> dict[str, float] | None:

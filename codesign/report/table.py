@@ -21,12 +21,25 @@ def show(result: Mapping[str, Any], wall_s: float | None = None, console: Consol
     console.print(_rates(summary, result["cost"]))
     console.print(_times(result))
     console.print(_resources(result))
+    for row in _worst_by_block(result["details"].get("cycle_against_event") or ()):
+        console.print(
+            f"cycle against event: {row['operator']} in blocks of {row['block_bytes']:,.0f} B get"
+            f" {100 * row['ratio']:.0f} % of the bandwidth: {row['cause']}"
+        )
     laws = len(result["conservation"])
     tail = "" if wall_s is None else f", {wall_s:.2f} s of computing"
     console.print(
         f"{summary['simulated_s']:.1f} s simulated in {summary['iterations']:,} iterations{tail};"
         f" {laws} conservation laws held; seed {provenance['seed']}, experiment {provenance['hash'][:12]}"
     )
+
+
+def _worst_by_block(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the lowest ratio of each operator and size of block; the rows ascend by ratio."""
+    worst: dict[tuple[str, float], Mapping[str, Any]] = {}
+    for row in rows:
+        worst.setdefault((row["operator"], row["block_bytes"]), row)
+    return list(worst.values())
 
 
 def number(value: float | None, digits: int = 3) -> str:
