@@ -7,7 +7,13 @@ from workloads.routing import routed as _routed
 from workloads.routing import synthetic as _synthetic
 from workloads.routing.build import build_routing, read_generator
 from workloads.routing.files import RoutingTrace, read_trace, write_trace
-from workloads.routing.stream import GENERATORS, RoutingGenerator, RoutingShape, RoutingStream
+from workloads.routing.stream import (
+    GENERATORS,
+    RoutingGenerator,
+    RoutingShape,
+    RoutingStream,
+    set_domain,
+)
 
 __all__ = [
     "GENERATORS",
@@ -18,6 +24,7 @@ __all__ = [
     "build_routing",
     "read_generator",
     "read_trace",
+    "set_domain",
     "write_trace",
 ]
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.base.errors import ConfigError
+from codesign.base.random import stream_key
 from ext.routing import iid_kernels
 from workloads.routing.files import RoutingTrace
 from workloads.routing.fits import Fit
@@ -152,7 +153,8 @@ class Fitter:
 
     def simulate(self, parameters: FloatArray, replicate: int) -> Sample:
         """Draw the recorded sequences anew: same lengths, same domains, other requests."""
-        stream = LatentStream(self.model(parameters), self.seed + replicate)
+        seed = stream_key(self.seed, "routing", "fit", replicate)  # of no stream that a user draws
+        stream = LatentStream(self.model(parameters), seed)
         lengths = np.diff(self.sample.offsets)
         requests = np.arange(len(lengths)) + 1
         for request, domain in zip(requests.tolist(), self.sample.domains.tolist(), strict=True):
@@ -294,7 +296,7 @@ def fit_of_trace(trace: RoutingTrace, source: str, *, name: str = "", **settings
     model, report = fit_trace(trace, **settings)
     at = np.linspace(0, 1, 33)
     lengths = tuple(int(x) for x in np.quantile(trace.lengths, at, method="nearest"))
-    tokens = np.bincount(trace.domains, minlength=len(trace.domain_names)).astype(np.float64)
-    shares = dict(zip(trace.domain_names, (tokens / tokens.sum()).tolist(), strict=True))
+    sequences = np.bincount(trace.domains, minlength=len(trace.domain_names)).astype(np.float64)
+    shares = dict(zip(trace.domain_names, (sequences / sequences.sum()).tolist(), strict=True))
     about = f"fitted to {len(trace.experts)} tokens of {len(trace.lengths)} sequences in {source}"
     return Fit(model, name or trace.model, about, False, (), lengths, shares, report.errors)

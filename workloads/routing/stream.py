@@ -102,3 +102,10 @@ def prepare_out(out: Int16Array | None, tokens: int, n_layers: int, top_k: int) 
     if out.shape != shape or out.dtype != np.int16:
         raise ValueError(f"out is {out.dtype} {out.shape}, expected int16 {shape}")
     return out
+
+
+def set_domain(stream: RoutingStream, request: int, domain: int) -> None:
+    """Say which domain (or tenant) a request is of, before its first token, if the stream knows domains."""
+    told = getattr(stream, "set_domain", None)
+    if told is not None:
+        told(request, domain)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from codesign.base.errors import ConfigError
-from workloads.routing import RoutingTrace, build_routing, read_trace
+from workloads.routing import RoutingTrace, build_routing, read_trace, set_domain
 from workloads.routing.fits import Fit, presets, read_preset
 from workloads.routing.fitting import fit_of_trace, fit_trace
 from workloads.routing.generate import generate
@@ -107,3 +107,19 @@ def test_a_histogram_gives_popularity_and_domains_and_says_what_it_does_not():
     wanted = log_shares(counts.sum(axis=0))
     assert np.abs(log_shares(drawn.sum(axis=0)) - wanted).mean() < 0.3
     assert domain_spread(drawn).mean() > 0.05
+
+
+def test_the_domain_of_a_request_drives_its_routing():
+    fit = read_preset("olmoe-1b-7b")
+    settings = {"generator": "preset", "name": "olmoe-1b-7b"}
+    shape = {"moe_layers": range(16), "n_experts": 64, "top_k": 8}
+    uses = {}
+    for domain in (0, 1):
+        stream = build_routing(settings, **shape)
+        for request in range(40):
+            set_domain(stream, request, domain)
+        ids = stream.draw(np.arange(40), np.zeros(40, np.int64), np.full(40, 30))
+        uses[domain] = np.bincount(ids[:, 8].ravel(), minlength=64) / ids[:, 8].size
+    assert fit.model.n_domains == 5
+    assert np.abs(uses[0] - uses[1]).sum() > 0.3
+    set_domain(build_routing({"generator": "uniform"}, **shape), 1, 2)  # knows no domains: nothing happens
