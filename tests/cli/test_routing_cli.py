@@ -35,6 +35,8 @@ def trace(tmp_path_factory):
 
 def test_stats_prints_the_agreed_json(trace):
     found = json.loads(run("stats", trace, "--json").stdout)
+    top = ["gini", "overlap", "lru_hit", "belady_hit", "active_experts", "affinity"]
+    assert list(found) == [*top, "tokens", "layers", "experts", "top_k"]
     assert list(found["gini"]) == ["mean", "per_layer"]
     assert list(found["overlap"]) == ["1", "2", "4", "8", "16", "32", "64"]
     assert list(found["lru_hit"]) == list(found["belady_hit"]) == ["0.25", "0.5", "0.75"]

@@ -34,7 +34,7 @@ class RoutingStats:
     """Gathers the statistics of a stream that comes in blocks.
 
     Law: how the stream is cut into blocks changes nothing.  Belady hit rates and affinity need the future or
-    two passes: they are of the first tokens, as many as `kept` ids hold (`sampled_tokens` in the summary).
+    two passes: they are of the first tokens, as many as `kept` ids hold.
     """
 
     def __init__(self, n_layers: int, n_experts: int, top_k: int, kept: int = _KEPT_IDS) -> None:
@@ -110,7 +110,6 @@ class RoutingStats:
             "layers": self.n_layers,
             "experts": self.n_experts,
             "top_k": self.top_k,
-            "sampled_tokens": len(ids),
         }
 
     @property
