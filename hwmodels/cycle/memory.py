@@ -8,7 +8,7 @@ as memory controllers of accelerators do, so that equal strides do not meet in o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -36,6 +36,15 @@ class Pattern:
 
     block_bytes: float  # contiguous, over all channels
     streams: int = 1
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """One of several kinds of traffic at once: weights, key-value cache, activations."""
+
+    block_bytes: float  # contiguous, over all channels
+    share: float  # of all bytes; the shares are scaled to sum to 1
+    write: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,56 @@ class DramSystem:
         loss = max(0.0, free["efficiency"] - refreshed["efficiency"])
         return Bandwidth(**refreshed, refresh_loss=loss)
 
+    def mixed(self, traffic: Sequence[Traffic]) -> Bandwidth:
+        """Return what a mix gets in all; each kind gets its share of it.
+
+        Raises
+        ------
+        ConfigError   no traffic, or shares that are negative or all zero
+
+        Notes
+        -----
+        Law: the order in which the kinds are given does not matter.  Shares are rounded to 1/32.
+        """
+        total = sum(kind.share for kind in traffic)
+        if total <= 0 or min(kind.share for kind in traffic) < 0:
+            raise ConfigError("a mix needs kinds of traffic with shares that are positive")
+        parts = sorted(
+            (round(32 * kind.share / total), self._rounded(Pattern(kind.block_bytes))[0], int(kind.write))
+            for kind in traffic
+        )
+        key = [part for part in parts if part[0] > 0]
+        refreshed, free = (self._mixture(key, refresh) for refresh in (self.refresh, Refresh.NONE))
+        loss = max(0.0, free["efficiency"] - refreshed["efficiency"])
+        return Bandwidth(**refreshed, refresh_loss=loss)
+
+    def _mixture(self, parts: list[tuple[int, int, int]], refresh: int) -> dict[str, float]:
+        question = {**self._described, "refresh": int(refresh), "mix": parts}
+        return self.store.get(question, lambda: self._serve(*self._mix(parts), refresh))
+
+    def _mix(self, parts: list[tuple[int, int, int]]) -> tuple[IntArray, IntArray]:
+        """Return (burst, write) of kinds that take turns in proportion to their shares, evenly spread."""
+        order = sorted(
+            ((place + 0.5) / weight, kind)
+            for kind, (weight, _, _) in enumerate(parts)
+            for place in range(weight)
+        )
+        turn = max(1, _TURN_BYTES // self.part.burst_bytes)
+        n = self._run_length
+        turns = np.resize([kind for _, kind in order], -(-n // turn))
+        unit = np.empty(len(turns) * turn, dtype=np.int64)
+        whose = np.repeat(turns, turn)
+        for kind, (_, block, _) in enumerate(parts):
+            mine = np.flatnonzero(whose == kind)
+            unit[mine] = block_reads(len(mine), block, 1, turn, self.channel.units, seed=kind)
+        write = np.array([part[2] for part in parts], dtype=np.int64)[whose]
+        return unit[:n], write[:n]
+
+    @property
+    def _run_length(self) -> int:
+        interval = self.channel.refresh_interval / self.channel.ticks_per_clock
+        return math.ceil(_INTERVALS * interval * self.part.bursts_per_clock)
+
     def _rounded(self, pattern: Pattern) -> tuple[int, int]:
         """Return bursts of a block in one channel and streams, as powers of two: few questions recur."""
         bursts = pattern.block_bytes / self.channels / self.part.burst_bytes
@@ -99,25 +158,30 @@ class DramSystem:
         return self.store.get(question, lambda: self._simulate(block, streams, refresh))
 
     def _simulate(self, block: int, streams: int, refresh: int) -> dict[str, float]:
-        channel = self.channel
-        interval = channel.refresh_interval / channel.ticks_per_clock
-        n = math.ceil(_INTERVALS * interval * self.part.bursts_per_clock)
-        unit = block_reads(n, block, streams, max(1, _TURN_BYTES // self.part.burst_bytes), channel.units)
+        turn = max(1, _TURN_BYTES // self.part.burst_bytes)
+        unit = block_reads(self._run_length, block, streams, turn, self.channel.units)
+        return self._serve(unit, np.zeros_like(unit), refresh)
+
+    def _serve(self, unit: IntArray, write: IntArray, refresh: int) -> dict[str, float]:
+        """Run bursts as fast as they are taken; what a lone read takes is latency, not bandwidth."""
+        channel, n = self.channel, len(unit)
         bank, row = addresses(unit, channel, MAPPINGS["M1"])
-        nothing = np.zeros(n, dtype=np.int64)
-        rules = Controller(queue=self.queue, refresh=refresh)
-        got = run(channel, rules, permuted(bank, row, channel), row, unit, nothing, nothing)
-        first = run(channel, rules, bank[:1], row[:1], unit[:1], nothing[:1], nothing[:1])
-        busy = max(1, got.end - first.end) / channel.ticks_per_clock  # what one read takes is latency
-        served = got.hits + got.misses + got.conflicts
+        bank = permuted(bank, row, channel)
+        at_once = np.zeros(n, dtype=np.int64)
+        got = run(channel, Controller(queue=self.queue, refresh=refresh), bank, row, unit, write, at_once)
+        lone = run(channel, Controller(refresh=0), bank[:1], row[:1], unit[:1], at_once[:1], at_once[:1])
+        busy = max(1, got.end - lone.end) / channel.ticks_per_clock
+        served = max(1, got.hits + got.misses + got.conflicts)
         return {
             "efficiency": min(1.0, (n - 1) / self.part.bursts_per_clock / busy),
             "hits": got.hits / served, "misses": got.misses / served, "conflicts": got.conflicts / served,
         }  # fmt: skip
 
 
-def block_reads(n: int, block: int, streams: int, turn: int, total: int) -> IntArray:
+def block_reads(n: int, block: int, streams: int, turn: int, total: int, seed: int = 0) -> IntArray:
     """Return the burst numbers of `streams` readers of blocks that take turns of `turn` bursts.
+
+    Another `seed` draws other places.
 
     Law: each reader walks every block that it begins in order; blocks begin at multiples of their size.
     """
@@ -125,7 +189,9 @@ def block_reads(n: int, block: int, streams: int, turn: int, total: int) -> IntA
     reader = i // turn % streams
     walked = i // (turn * streams) * turn + i % turn
     places = max(1, total // block)
-    drawn = splitmix64((reader * 1_000_003 + walked // block).astype(np.uint64)) % np.uint64(places)
+    drawn = splitmix64(((seed * 4099 + reader) * 1_000_003 + walked // block).astype(np.uint64)) % np.uint64(
+        places
+    )
     out: IntArray = (drawn.astype(np.int64) * block + walked % block) % total
     return out
 

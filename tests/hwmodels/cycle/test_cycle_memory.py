@@ -6,7 +6,17 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from hwmodels.cycle.memory import SEQUENTIAL, DramSystem, Pattern, at_rate, block_reads, dram_of, permuted
+from codesign.base.errors import ConfigError
+from hwmodels.cycle.memory import (
+    SEQUENTIAL,
+    DramSystem,
+    Pattern,
+    Traffic,
+    at_rate,
+    block_reads,
+    dram_of,
+    permuted,
+)
 from hwmodels.cycle.standards import load_part, names
 from hwmodels.cycle.store import Store
 from hwmodels.load import load_device
@@ -111,3 +121,25 @@ def test_processes_share_a_store(tmp_path):
 def test_a_block_of_infinite_size_is_a_long_read():
     dram = DramSystem(load_part("ddr5"), 2)
     assert dram.bandwidth(Pattern(math.inf)) == dram.bandwidth(Pattern(1e12))
+
+
+def test_one_kind_of_traffic_is_its_pattern_and_writes_cost_turnarounds():
+    dram = DramSystem(load_part("hbm3"), 80)
+    weights = Traffic(350e6, 1.0)
+    assert dram.mixed([weights]) == dram.bandwidth(SEQUENTIAL)
+    mixed = dram.mixed([Traffic(350e6, 0.5), Traffic(350e6, 0.5, write=True)])
+    assert mixed.efficiency < 0.9 * dram.mixed([weights]).efficiency
+
+
+def test_a_mix_does_not_depend_on_the_order_of_its_kinds_and_small_blocks_slow_it():
+    dram = DramSystem(load_part("hbm3"), 80)
+    weights, cache, outputs = Traffic(350e6, 6.0), Traffic(32768.0, 3.0), Traffic(8192.0, 1.0, write=True)
+    assert dram.mixed([weights, cache, outputs]) == dram.mixed([outputs, weights, cache])
+    more = dram.mixed([weights, Traffic(32768.0, 12.0)]).efficiency
+    assert more < dram.mixed([weights, Traffic(32768.0, 1.0)]).efficiency < dram.mixed([weights]).efficiency
+
+
+@pytest.mark.parametrize("traffic", [[], [Traffic(1e6, 0.0)], [Traffic(1e6, -1.0), Traffic(1e6, 2.0)]])
+def test_a_mix_without_traffic_is_refused(traffic):
+    with pytest.raises(ConfigError):
+        DramSystem(load_part("hbm3"), 80).mixed(traffic)
