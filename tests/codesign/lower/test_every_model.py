@@ -9,11 +9,11 @@ import workloads.models as models
 from codesign.base.errors import ConfigError
 
 PLANS = [
-    {"tensor": 1}, {"tensor": 2}, {"tensor": 1, "data": 4, "expert": 4}, {"tensor": 2, "data": 2, "expert": 2},
-    {"tensor": 1, "pipeline": 2},
+    {"tensor": 1}, {"tensor": 2}, {"tensor": 1, "data": 4, "expert": 4},
+    {"tensor": 2, "data": 2, "expert": 2}, {"tensor": 1, "pipeline": 2},
 ]  # fmt: skip
 ROOMY = {"from": "dgx-h100", "nodes": 4, "device": {"memory": {"hbm": {"capacity": "4000 GiB"}}}}
-CASES = list(zip(models.names(), cycle(PLANS)))  # noqa: B905
+CASES = list(zip(models.names(), cycle(PLANS)))
 
 
 @pytest.mark.parametrize(("name", "plan"), CASES, ids=[f"{name}-{plan}" for name, plan in CASES])
