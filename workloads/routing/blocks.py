@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.base.errors import ConfigError
-from workloads.routing.files import FORMAT_VERSION
+from workloads.routing.files import FORMAT_VERSION, check_version
 from workloads.routing.stream import Int16Array, IntArray
 
 
@@ -147,6 +147,8 @@ def read_blocks(path: str | Path, tokens: int = 65536) -> tuple[Header, Iterator
 
 
 def _header_of(values: dict[str, Any], place: Path) -> Header:
+    version = values.get("format_version")
+    check_version(None if version is None else np.asarray(version), str(place))
     try:
         return Header(
             int(values["num_experts"]), int(values["top_k"]), tuple(int(i) for i in values["layer_ids"]),

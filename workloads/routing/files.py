@@ -116,6 +116,7 @@ def _member(file: Mapping[str, npt.NDArray[Any]], name: str, path: Path) -> npt.
 
 def trace_from_arrays(arrays: Mapping[str, npt.NDArray[Any]], origin: str) -> RoutingTrace:
     """Check the arrays of a trace and build it."""
+    check_version(arrays.get("format_version"), origin)
     experts = _experts(arrays, origin)
     tokens, layers, _ = experts.shape
     n_experts = _integer(arrays, "num_experts", origin)
@@ -142,6 +143,21 @@ def trace_from_arrays(arrays: Mapping[str, npt.NDArray[Any]], origin: str) -> Ro
         _text(arrays, "provenance"),
         tuple(notes),
     )
+
+
+def check_version(version: npt.NDArray[Any] | None, origin: str) -> None:
+    """Refuse a file of a later version of the format than this program knows; none is fine."""
+    if version is None:
+        return
+    if (
+        version.size != 1
+        or version.dtype.kind not in "iu"
+        or not 1 <= int(version.reshape(-1)[0]) <= FORMAT_VERSION
+    ):
+        raise ConfigError(
+            f"{origin}: format_version = {str(version)[:20]}: this program reads up to {FORMAT_VERSION}; convert"
+            " the file with the program that wrote it"
+        )
 
 
 def _experts(arrays: Mapping[str, npt.NDArray[Any]], origin: str) -> npt.NDArray[Any]:

@@ -42,6 +42,7 @@ ERROR = {
 }
 _MOMENT_ERROR = 0.008
 _WORK = 60e6  # experts x layers x tokens that one simulation may draw
+_SMALL = 25e6  # of the same: balances popularity twice before each slope is taken
 _PULL_WORK = 1.2e10  # tokens x layers x experts squared that the pull matrices are estimated from
 
 
@@ -188,7 +189,7 @@ class Fitter:
 
     def _balanced(self, parameters: FloatArray, bias: Float32) -> FloatArray:
         self.parameters, self.bias = parameters, bias
-        self.balance((1.6, 1.2))
+        self.balance((1.6, 1.2) if self.sample.ids[..., 0].size * self.sample.n_experts < _SMALL else (1.6,))
         return self.simulated(parameters)
 
     def advance(self, jacobian: FloatArray, residual: FloatArray, damping: float) -> None:

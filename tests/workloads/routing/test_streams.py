@@ -148,6 +148,7 @@ SPOILT = [
     (lambda a: a.update(layer_ids=np.arange(4)), "layer_ids"),
     (lambda a: a["experts"].__setitem__((7, 1, 0), a["experts"][7, 1, 2]), r"experts\[7, 1\]: expert \d+"),
     (lambda a: a.update(experts=a["experts"][:0]), "holds no routing"),
+    (lambda a: a.update(format_version=np.array(2)), "format_version = 2: this program reads up to 1"),
 ]
 
 
