@@ -34,24 +34,28 @@ cdef int find_hit(Machine* m, int q) noexcept nogil:
     cdef int i, e, best = -1
     cdef int64_t t, least = NEVER, oldest = NEVER, now = m.now
     cdef int64_t* when = m.when[q][COL]
-    cdef int command = WR if q else RD
-    cdef Bank* b
+    cdef const int64_t* ready = m.ready + (WR if q else RD)
+    cdef const int* ids = m.banks_of[q]
+    cdef const Entry* entry = m.entry
+    cdef const Bank* banks = m.bank
+    cdef const Bank* b
+    cdef int count = m.n_banks_of[q]
     if m.head[q] < 0:
         m.bound[q][COL] = NEVER
         return -1
-    b = &m.bank[m.entry[m.head[q]].bank]
-    if b.row == m.entry[m.head[q]].row and ready_at(m, b, command) <= now:
+    b = &banks[entry[m.head[q]].bank]
+    if b.row == entry[m.head[q]].row and ready_in(ready, b) <= now:
         return m.head[q]  # none is older
-    for i in range(m.n_banks_of[q]):
+    for i in range(count):
         t = when[i]
         if t <= now:
-            b = &m.bank[m.banks_of[q][i]]
-            t = ready_at(m, b, command)
+            b = &banks[ids[i]]
+            t = ready_in(ready, b)
             when[i] = t
             if t <= now:
                 e = b.hit[q]
-                if m.entry[e].order < oldest:
-                    oldest = m.entry[e].order
+                if entry[e].order < oldest:
+                    oldest = entry[e].order
                     best = e
         if t < least:
             least = t
@@ -64,19 +68,25 @@ cdef int find_open(Machine* m, int q, int64_t older) noexcept nogil:
     cdef int i, e, best = -1
     cdef int64_t t, least = NEVER, oldest = older, now = m.now
     cdef int64_t* when = m.when[q][OPEN]
-    cdef Bank* b
+    cdef const int64_t* ready = m.ready + ACT
+    cdef const int* ids = m.banks_of[q]
+    cdef const Entry* entry = m.entry
+    cdef const Bank* banks = m.bank
+    cdef const Bank* b
+    cdef int count = m.n_banks_of[q]
+    cdef int64_t half = m.per_clock == 2
     if m.n_opening:
         return -1  # until the activation under way is complete
-    for i in range(m.n_banks_of[q]):
+    for i in range(count):
         t = when[i]
         if t <= now:
-            b = &m.bank[m.banks_of[q][i]]
-            t = whole(m, ready_at(m, b, ACT))
+            b = &banks[ids[i]]
+            t = ready_in(ready, b) | half
             when[i] = t
             if t <= now:
                 e = b.miss[q]
-                if m.entry[e].order < oldest:
-                    oldest = m.entry[e].order
+                if entry[e].order < oldest:
+                    oldest = entry[e].order
                     best = e
         if t < least:
             least = t
@@ -89,21 +99,27 @@ cdef int find_shut(Machine* m, int q, int64_t older) noexcept nogil:
     cdef int i, e, best = -1
     cdef int64_t t, least = NEVER, oldest = older, now = m.now
     cdef int64_t* when = m.when[q][SHUT]
-    cdef Bank* b
-    for i in range(m.n_banks_of[q]):
+    cdef const int64_t* ready = m.ready + PRE
+    cdef const int* ids = m.banks_of[q]
+    cdef const Entry* entry = m.entry
+    cdef const Bank* banks = m.bank
+    cdef const Bank* b
+    cdef int count = m.n_banks_of[q]
+    cdef bint keep = m.keep_hits
+    for i in range(count):
         t = when[i]
         if t <= now:
-            b = &m.bank[m.banks_of[q][i]]
+            b = &banks[ids[i]]
             e = b.miss[q]
-            t = ready_at(m, b, PRE)
+            t = ready_in(ready, b)
             when[i] = t
-            if m.keep_hits and b.hit[q] >= 0 and m.entry[b.hit[q]].accepted <= m.entry[e].accepted:
+            if keep and b.hit[q] >= 0 and entry[b.hit[q]].accepted <= entry[e].accepted:
                 least = 0
                 continue
-            if t <= now and paired_away(m, PRE, m.banks_of[q][i], now):
+            if t <= now and paired_away(m, PRE, ids[i], now):
                 t = now + 1
-            if t <= now and m.entry[e].order < oldest:
-                oldest = m.entry[e].order
+            if t <= now and entry[e].order < oldest:
+                oldest = entry[e].order
                 best = e
         if t < least:
             least = t

@@ -5,9 +5,8 @@ cdef inline int64_t whole(Machine* m, int64_t t) noexcept nogil:
     return t | 1 if m.per_clock == 2 else t
 
 
-cdef inline int64_t ready_at(Machine* m, Bank* b, int command) noexcept nogil:
-    """First tick at which a command to one bank may start."""
-    cdef int64_t* r = m.ready + command
+cdef inline int64_t ready_in(const int64_t* r, const Bank* b) noexcept nogil:
+    """First tick at which a command may start in a bank; `r`: the command's column of `ready`."""
     cdef int64_t t = r[0]
     cdef int64_t v = r[b.base[1]]
     if v > t:
@@ -20,6 +19,11 @@ cdef inline int64_t ready_at(Machine* m, Bank* b, int command) noexcept nogil:
         t = v
     v = r[b.base[4]]
     return v if v > t else t
+
+
+cdef inline int64_t ready_at(Machine* m, Bank* b, int command) noexcept nogil:
+    """First tick at which a command to one bank may start."""
+    return ready_in(m.ready + command, b)
 
 
 cdef int64_t scope_ready(Machine* m, int bank, int command) noexcept nogil:
