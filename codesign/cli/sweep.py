@@ -73,17 +73,33 @@ def _metrics(objectives: list[str]) -> list[str]:
 
 def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False)
     counts = ", ".join(f"{n:,} {status}" for status, n in report["counts"].items())
     console.print(f"{report['points']:,} points: {counts}; {report['feasible']:,} meet the constraints")
     for fault in report["errors"][:3]:
         console.print(f"  {fault['points']:,} x {fault['error']}", markup=False)
-    if report["front"]:
-        table = Table(*report["front"][0], box=None, pad_edge=False)
-        for row in report["front"][:40]:
-            table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-        console.print(f"the front, {len(report['front'])} points:")
-        console.print(table)
+    show_front(console, report["front"])
     console.print(f"written to {report['results']}")
+
+
+def show_front(console: Any, front: list[dict[str, Any]], most: int = 40) -> None:
+    """Print the points of a front, a line each."""
+    from rich.table import Table
+
+    if not front:
+        return
+    table = Table(*_short(list(front[0])), box=None, pad_edge=False)
+    for row in front[:most]:
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    console.print(f"the front, {len(front)} points:")
+    console.print(table)
+
+
+def _short(names: list[str]) -> list[str]:
+    """Return the last step of each dotted name, or more steps where two would be alike."""
+    for steps in range(1, 9):
+        short = [".".join(name.split(".")[-steps:]) for name in names]
+        if len(set(short)) == len(names):
+            return short
+    return names

@@ -69,7 +69,7 @@ def sweep(
             store.merge(Path(other))
         store.set_meta("sweep", canonical_json(_portable(plan)))
         try:
-            _run(plan, store, _executor_of(plan, workers, scheduler), retry, progress)
+            _run(plan, store, executor_of(plan, workers, scheduler), retry, progress)
         finally:
             found = Sweep.collect(plan.spec, plan.tasks(), store.outcomes(), plan.design.paths)
             if folder is not None and len(found):
@@ -92,8 +92,10 @@ def _portable(plan: SweepPlan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _executor_of(plan: SweepPlan, workers: int | None, scheduler: str | None) -> Callable[[int], Executor]:
-    """Return what makes the executor for a number of points."""
+def executor_of(
+    plan: SweepPlan, workers: int | None, scheduler: str | None, level: str | None = None
+) -> Callable[[int], Executor]:
+    """Return what makes the executor for a number of points, all of one fidelity if `level` is given."""
     limit_s = plan.spec.time_limit
 
     def make(points: int) -> Executor:
@@ -103,7 +105,7 @@ def _executor_of(plan: SweepPlan, workers: int | None, scheduler: str | None) ->
             return Dask(plan.setup, scheduler, limit_s)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         wanted = cores if workers is None else workers
-        if _in_arrays(plan):
+        if _in_arrays(plan, level):
             from codesign.explore.columns import ClosedForm
 
             return ClosedForm(plan.setup)
@@ -114,13 +116,13 @@ def _executor_of(plan: SweepPlan, workers: int | None, scheduler: str | None) ->
     return make
 
 
-def _in_arrays(plan: SweepPlan) -> bool:
+def _in_arrays(plan: SweepPlan, level: str | None) -> bool:
     """Tell whether every point is the closed form of what arrays can hold."""
     document = plan.setup.document
     plain = plan.setup.evaluator == DEFAULT and not plan.setup.limits and "fidelity" not in plan.design.paths
     cost_models = {document.get(("cost_model",))} - {..., None, "roofline"}
     named = any(path.startswith("cost_model") for path in plan.design.paths)
-    return plain and document.get(("fidelity",)) == "roofline" and not cost_models and not named
+    return plain and (level or document.get(("fidelity",))) == "roofline" and not cost_models and not named
 
 
 def _run(

@@ -173,7 +173,8 @@ class Engine:
             rate = hardware.owned_usd_per_s + watts * hardware.usd_per_j
         return {
             "output_tokens_per_s": tokens_per_s, "requests_per_s": requests_per_s,
-            "ttft_s.mean": ttft, "tpot_s.mean": seconds, "e2e_s.mean": ttft + (output - 1.0) * seconds,
+            **_alike("ttft_s", ttft), **_alike("tpot_s", seconds),
+            **_alike("e2e_s", ttft + (output - 1.0) * seconds),
             "energy_j_per_token": watts / tokens_per_s, "average_power_w": watts,
             "usd_per_million_tokens": np.nan if rate is None else rate / tokens_per_s * 1e6,
             "batch": batch, "kv_sequences": fits,
@@ -297,6 +298,11 @@ class Engine:
         for i, chosen in enumerate((inside, ~inside)):
             at = _LINK + 2 * i
             total.parts[at] = total.parts[at] + np.where(chosen, seconds[i], 0.0) * count
+
+
+def _alike(name: str, value: Any) -> dict[str, Any]:
+    """Return a mean and percentiles: without queues all requests are alike."""
+    return {f"{name}.{which}": value for which in ("mean", "p50", "p90", "p99")}
 
 
 def _seen(a: Attention, context: Any) -> Any:

@@ -70,7 +70,11 @@ class Design:
 
     def point(self, number: int) -> Changes:
         """Return what a point changes: conditions applied, derived fields worked out."""
-        changes = self.raw(number)
+        return self.finish(self.raw(number))
+
+    def finish(self, changes: Changes) -> Changes:
+        """Apply conditions to the values of the axes, and work out derived fields."""
+        changes = dict(changes)
         for path, condition in self.conditions.items():
             if path in changes and not self._holds(condition, changes):
                 del changes[path]
@@ -92,10 +96,14 @@ class Design:
                 if key in seen:
                     continue
                 seen.add(key)
-            if all(self._holds(limit, changes) for limit in self.limits):
+            if self.allows(changes):
                 yield changes
             else:
                 self.excluded += 1
+
+    def allows(self, changes: Changes) -> bool:
+        """Tell whether a point meets the input constraints that are known before it is built."""
+        return all(self._holds(limit, changes) for limit in self.limits)
 
     def _holds(self, formula: Expression, changes: Changes) -> bool:
         try:

@@ -24,7 +24,8 @@ Lookup = Callable[[str], Any]
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": min, "max": max, "abs": abs, "round": round, "ceil": math.ceil, "floor": math.floor,
-    "sqrt": math.sqrt, "log2": math.log2, "int": int, "sum": sum, "mean": lambda values: sum(values) / len(values),
+    "sqrt": math.sqrt, "log2": math.log2, "int": int, "sum": sum,
+    "mean": lambda values: sum(values) / len(values),
 }  # fmt: skip
 _BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,

@@ -55,17 +55,19 @@ class SweepPlan:
 
 
 def plan_sweep(
-    source: str | Path | Mapping[str, Any],
+    source: str | Path | Document | Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     *,
     evaluator: str = DEFAULT,
     check: bool = True,
+    base_dir: Path | None = None,
 ) -> SweepPlan:
     """Read and check a sweep; nothing runs.
 
     Parameters
     ----------
     overrides : mapping    laid over the sweep's `set`
+    base_dir : Path        where the sweep's relative paths begin; None: at its file
     check : bool           build some points first, so that a misspelt path is refused at once
 
     Raises
@@ -75,11 +77,12 @@ def plan_sweep(
     from codesign.experiment.override import override
 
     spec, document, folder = read_sweep(source)
-    experiment, base_dir = _experiment(spec, document, folder)
+    folder = base_dir or folder
+    experiment, place = _experiment(spec, document, folder)
     experiment = override(experiment, {**spec.set, **(overrides or {})})
     _check_formulas(spec, document)
     late = tuple(t for t in spec.constraints.inputs if set(BEFORE) & set(parse(t).names))
-    setup = Setup(experiment, base_dir, late, tuple(spec.constraints.outputs), evaluator)
+    setup = Setup(experiment, place, late, tuple(spec.constraints.outputs), evaluator)
     design = build_design(spec, document, Known(setup), set(BEFORE))
     seed = experiment.get(("seed",))
     plan = SweepPlan(spec, document, setup, design, seed if isinstance(seed, int) else 1, _base(setup))

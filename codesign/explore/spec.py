@@ -120,14 +120,16 @@ class SweepSpec(Strict):
     time_limit: Time | None = None
 
 
-def read_sweep(source: str | Path | Mapping[str, Any]) -> tuple[SweepSpec, Document, Path]:
+def read_sweep(source: str | Path | Document | Mapping[str, Any]) -> tuple[SweepSpec, Document, Path]:
     """Read a sweep file, or a mapping of the same form; return it, its document, and where paths begin.
 
     Raises
     ------
     ConfigError   file:line, key, value, rule, nearest name
     """
-    if isinstance(source, Mapping):
+    if isinstance(source, Document):
+        document, base = source, Path()
+    elif isinstance(source, Mapping):
         document, base = Document(dict(source), "sweep"), Path()
     else:
         document, base = read_yaml(source, "YAML sweep file"), Path(source).parent
