@@ -20,11 +20,15 @@ from codesign.base.document import Strict, read_yaml, validate
 from codesign.base.errors import ConfigError, unknown_name
 from codesign.base.units import Area, Bytes, Energy, EnergyPerByte, EnergyPerFlop, Frequency, Latency
 from ext.pim import RowTimes, Streamed, stream_rows
+from hwmodels.spec import Device
 
+from .memory import dram_of
 from .standards import Part, named_part
 
 LIBRARY = Path(__file__).parent / "pim_units"
 VALUE_BYTES = 2.0  # the units multiply FP16 or BF16
+_SETS = 4  # bundles of banks per pseudo-channel (Duplex)
+_LONG_ROWS = 512  # rows of a long stream: several refreshes
 
 
 class PimEnergy(Strict):
@@ -198,6 +202,26 @@ def _joules(unit: PimUnit, openings: int, weights: float, moved: float, flop: fl
     figures = unit.energy
     rows = openings * unit.channels * unit.banks_at_once * unit.rows_per_opening
     return rows * figures.activate + weights * figures.read + moved * figures.io + flop * figures.mac
+
+
+def stream_efficiency(device: Device) -> float:
+    """Return the share of its peak bandwidth that a device's PIM unit gets from long streams of weights.
+
+    Rows are opened in all banks of a set at once and refreshed; at bank level every bank works, so nothing
+    hides the change of rows; units of a bank group or the logic die change to another set meanwhile.
+
+    Raises
+    ------
+    ConfigError   the device has no PIM unit, or its memory is no DRAM of the library
+    """
+    if device.pim is None:
+        raise ConfigError(f"{device.name}: has no PIM unit")
+    part = dram_of(device).part
+    columns = part.organisation.columns
+    pace = part.timing.get("nCCDL", part.timing.get("nCCDS", 1))
+    sets = 1 if device.pim.level == "bank" else _SETS
+    many = _LONG_ROWS * columns
+    return many * pace / _stream_rows(row_times(part), many, columns, pace, sets).clocks
 
 
 def shared_makespan(pim_s: Sequence[float], xpu_s: Sequence[float]) -> float:

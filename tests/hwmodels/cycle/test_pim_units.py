@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 
 from codesign.base.errors import ConfigError
-from hwmodels.cycle.pim import LIBRARY, compare, gemm, load_unit, names, shared_makespan
+from hwmodels.cycle.pim import LIBRARY, compare, gemm, load_unit, names, shared_makespan, stream_efficiency
+from hwmodels.load import load_device
 
 DUPLEX = ["duplex_bank", "duplex_bank_group", "duplex_logic"]
 TOKENS = [1, 2, 4, 8, 16, 32]
@@ -105,3 +106,17 @@ def test_wrong_units_are_refused(tmp_path):
         path.write_text(text.replace(old, new))
         with pytest.raises(ConfigError, match=message):
             load_unit(str(path))
+
+
+def test_a_device_with_pim_gets_less_than_its_peak_and_bank_level_least():
+    pim = {
+        "tier": "hbm", "bandwidth": "13 TB/s", "peak_flop_rate": "100 TFLOP/s", "launch_overhead": "1 us",
+        "energy_per_byte": "2 pJ/bit", "energy_per_flop": "0.3 pJ/FLOP",
+    }  # fmt: skip
+    bank, logic = (
+        stream_efficiency(load_device({"from": "h100", "pim": {**pim, "level": level}}))
+        for level in ("bank", "logic_die")
+    )
+    assert 0.5 < bank < logic < 1
+    with pytest.raises(ConfigError, match="no PIM unit"):
+        stream_efficiency(load_device("h100"))
