@@ -155,8 +155,8 @@ def check_version(version: npt.NDArray[Any] | None, origin: str) -> None:
         or not 1 <= int(version.reshape(-1)[0]) <= FORMAT_VERSION
     ):
         raise ConfigError(
-            f"{origin}: format_version = {str(version)[:20]}: this program reads up to {FORMAT_VERSION}; convert"
-            " the file with the program that wrote it"
+            f"{origin}: format_version = {str(version)[:20]}: this program reads up to {FORMAT_VERSION};"
+            " convert the file with the program that wrote it"
         )
 
 
