@@ -88,21 +88,21 @@ cdef extern from *:
         }
     }
 
-    /* what the k experts of the layer before pull by: rows of a matrix, summed */
-    WIDE static void latent_pull(int n, int k, const int16_t *restrict before, const float *restrict rows,
-                                 float *restrict pull) {
+    /* what the k experts of the layer before pull by: rows of a matrix, weighted by slot and summed */
+    WIDE static void latent_pull(int n, int k, const int16_t *restrict before, const float *restrict weights,
+                                 const float *restrict rows, float *restrict pull) {
         int e = 0;
         for (; e + 16 <= n; e += 16) {
             float sum[16] = {0};
             for (int j = 0; j < k; j++) {
-                const float *row = rows + (int64_t)before[j] * n + e;
-                for (int i = 0; i < 16; i++) sum[i] += row[i];
+                const float *row = rows + (int64_t)before[j] * n + e, weight = weights[j];
+                for (int i = 0; i < 16; i++) sum[i] += weight * row[i];
             }
             for (int i = 0; i < 16; i++) pull[e + i] = sum[i];
         }
         for (; e < n; e++) {
             float sum = 0;
-            for (int j = 0; j < k; j++) sum += rows[(int64_t)before[j] * n + e];
+            for (int j = 0; j < k; j++) sum += weights[j] * rows[(int64_t)before[j] * n + e];
             pull[e] = sum;
         }
     }
@@ -153,7 +153,8 @@ cdef extern from *:
     void latent_step(int n, uint64_t key, const float* law, const float* base, float* slow, float* fast,
                      const float* gumbel, const float* pull, float scale, int32_t shift,
                      int32_t* out) noexcept nogil
-    void latent_pull(int n, int k, const int16_t* before, const float* rows, float* pull) noexcept nogil
+    void latent_pull(int n, int k, const int16_t* before, const float* weights, const float* rows,
+                     float* pull) noexcept nogil
     void latent_top(int n, int k, int32_t mask, const int32_t* keys, int16_t* out) noexcept nogil
     void latent_groups(int n, int n_group, int topk_group, int members, int32_t shift,
                        int32_t* keys) noexcept nogil
@@ -176,7 +177,7 @@ cdef inline uint64_t layer_key(uint64_t span, int64_t position, Py_ssize_t layer
 
 def draw(const int64_t[::1] requests, const int64_t[::1] starts, const int64_t[::1] lengths,
          const int64_t[::1] slots, uint64_t key, const float[:, ::1] law, const float[::1] gumbel,
-         const float[:, :, ::1] coupling, float[:, :, :, ::1] states, int64_t[::1] positions, float scale,
+         const float[:, :, ::1] coupling, const float[:, ::1] weights, float[:, :, :, ::1] states, int64_t[::1] positions, float scale,
          int shift, int n_group, int topk_group, int members, int16_t[:, :, ::1] out):
     """Draw the experts of some spans and leave each request's state after its last token."""
     cdef Py_ssize_t n_layers = out.shape[1], k = out.shape[2], n = states.shape[3]
@@ -189,6 +190,8 @@ def draw(const int64_t[::1] requests, const int64_t[::1] starts, const int64_t[:
     cdef bint coupled = coupling.shape[0] > 0
     if gumbel.shape[0] != 4096 or states.shape[2] != n_layers or law.shape[0] != n_layers or law.shape[1] != 6:
         raise ValueError("law, states or gumbel have the wrong shape")
+    if weights.shape[0] != n_layers or weights.shape[1] != k:
+        raise ValueError("weights have the wrong shape")
     if coupled and (coupling.shape[0] != n_layers or coupling.shape[1] != n or coupling.shape[2] != n):
         raise ValueError("coupling has the wrong shape")
     if not 1 <= topk_group <= n_group <= 64 or n % n_group or k > n // n_group * topk_group or states.shape[1] != 3:
@@ -235,7 +238,7 @@ def draw(const int64_t[::1] requests, const int64_t[::1] starts, const int64_t[:
                     t = row + position - first
                     used = nothing
                     if coupled and layer > 0:
-                        latent_pull(n, k, &out[t, layer - 1, 0], &coupling[layer, 0, 0], pull)
+                        latent_pull(n, k, &out[t, layer - 1, 0], &weights[layer, 0], &coupling[layer, 0, 0], pull)
                         used = pull
                     if position % SEGMENT_TOKENS == 0:
                         latent_start(n, token, &law[layer, 0], slow, fast)

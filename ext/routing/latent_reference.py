@@ -2,7 +2,7 @@
 
 The logit of expert e for token t of a request in a layer is
 
-    base[e] + slow[t, e] + fast[t, e] + Gumbel[t, e] + sum over experts p of the layer before: coupling[p, e]
+    base[e] + slow[t, e] + fast[t, e] + Gumbel[t, e] + sum over slots j before: w[j] coupling[p_j, e]
 
 with two AR(1) processes over the request's positions, ``x[t] = rho x[t-1] + c u[t]``; the k highest logits
 win (inside the best groups, if limited to groups).  All noise is a 32-bit hash of (request, position, layer,
@@ -85,6 +85,7 @@ def draw(
     law: Float32,
     gumbel: Float32,
     coupling: Float32,
+    weights: Float32,
     states: Float32,
     positions: Int64,
     scale: float,
@@ -102,6 +103,7 @@ def draw(
     law : float32, shape (L, 6)        rho and step of slow and fast; starting deviation of slow and fast
     gumbel : float32, shape (4096,)    Gumbel quantiles at the middles of 4096 equal shares
     coupling : float32, shape (L, E, E) or (0, E, E)   pull of an expert of the layer before (row 0 unused)
+    weights : float32, shape (L, k)    of each slot of the layer before in the pull
     states : float32, shape (N, 3, L, E)   base, slow, fast of each slot; slow and fast are overwritten
     positions : int64, shape (N,)      position up to which a slot's state has gone (0: not at all)
     scale, shift : float, int          resolution of the comparison; bits of an expert's number
@@ -127,8 +129,8 @@ def draw(
                 x = base + slow + fast + gumbel[bits >> np.uint32(20)]
                 if layer and len(coupling):
                     pull = np.zeros(n, np.float32)
-                    for p in out[row + position - first, layer - 1]:
-                        pull = pull + coupling[layer, p]
+                    for j, p in enumerate(out[row + position - first, layer - 1]):
+                        pull = pull + weights[layer, j] * coupling[layer, p]
                     x = x + pull
                 values = (np.clip(x, -120, 120) * np.float32(scale)).astype(np.int64)
                 chosen = choose(values, out.shape[2], n_group, topk_group, members)
