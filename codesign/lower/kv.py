@@ -45,7 +45,7 @@ class KvShape:
     block_tokens: int
     state_bytes: int  # recurrent state of a sequence, whatever its length
     layers: tuple[tuple[float, Attention], ...]  # (bytes of one entry on one rank, layer's attention)
-    _blocks: list[int] = field(default_factory=list)
+    _totals: list[int] = field(default_factory=lambda: [0])  # bytes of the first blocks
 
     def blocks(self, tokens: int) -> int:
         """Count the blocks of a context."""
@@ -53,17 +53,22 @@ class KvShape:
 
     def block_bytes(self, index: int) -> int:
         """Return the bytes that the block of this index (from 0) adds: 0 once all windows are full."""
-        while len(self._blocks) <= index:
-            end = (len(self._blocks) + 1) * self.block_tokens
-            before = end - self.block_tokens
-            self._blocks.append(ceil(self._bytes(end) - self._bytes(before)))
-        return self._blocks[index]
+        return self._total(index + 1) - self._total(index)
 
     def sequence_bytes(self, blocks: int) -> int:
         """Return the bytes of a sequence with so many blocks, its state included."""
-        if blocks:
-            self.block_bytes(blocks - 1)
-        return self.state_bytes + sum(self._blocks[:blocks])
+        return self.state_bytes + self._total(blocks)
+
+    def _total(self, blocks: int) -> int:
+        while len(self._totals) <= blocks:
+            end = len(self._totals) * self.block_tokens
+            added = ceil(self._bytes(end) - self._bytes(end - self.block_tokens))
+            self._totals.append(self._totals[-1] + added)
+        return self._totals[blocks]
+
+    def least_bytes(self, tokens: int) -> float:
+        """Return a lower bound of a sequence's bytes, at once for any number of tokens."""
+        return self.state_bytes + self._bytes(tokens)
 
     def _bytes(self, tokens: int) -> float:
         return sum(entry * attention.kv_tokens(tokens) for entry, attention in self.layers)

@@ -24,7 +24,10 @@ class KvMemory:
 
     def fits_alone(self, sequence: Sequence) -> bool:
         """Tell whether a request fits when nothing else is there."""
-        blocks = self.kv.blocks(sequence.prompt + sequence.output)
+        tokens = sequence.prompt + sequence.output
+        if self.kv.least_bytes(tokens) > self.capacity_bytes:
+            return False
+        blocks = self.kv.blocks(tokens)
         return self.kv.sequence_bytes(blocks) <= self.capacity_bytes
 
     def take(self, sequence: Sequence) -> bool:
