@@ -86,6 +86,7 @@ class Pim(Strict):
     tier: str = "hbm"
     level: Literal["bank", "bank_group", "logic_die"]
     bandwidth: Bandwidth  # internal, summed over the device
+    efficiency: float = Field(default=1.0, gt=0, le=1)  # of long streams, share of it: openings, refresh
     peak_flop_rate: FlopRate
     launch_overhead: Latency
     energy_per_byte: EnergyPerByte

@@ -21,7 +21,7 @@ class PimCosts:
 
     def __init__(self, pim: Pim, speed: Mapping[str, float]) -> None:
         self.flop_per_s = pim.peak_flop_rate * speed.get("pim_compute", 1.0)
-        self.bytes_per_s = pim.bandwidth * speed.get("pim_memory", 1.0)
+        self.bytes_per_s = pim.bandwidth * pim.efficiency * speed.get("pim_memory", 1.0)
         self.launch_s = pim.launch_overhead / speed.get("launch", 1.0)
 
     def expert_rows(
