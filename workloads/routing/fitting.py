@@ -38,7 +38,7 @@ ERROR = {
     "other_domain": 0.01,
     "gini": 0.007,
     "information": 0.01,
-    "set_hit": 0.01,
+    "set_hit": 0.006,
 }
 _MOMENT_ERROR = 0.008
 _WORK = 60e6  # experts x layers x tokens that one simulation may draw
