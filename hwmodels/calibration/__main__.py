@@ -37,13 +37,20 @@ def main(operators: tuple[str, ...], data: Path, left_out: str | None, output: P
     chosen = operators or tuple(TABLES)
     if left_out is not None:
         constants = bare(constants)
-    calibration = Calibration(constants, data, gpus, lambda text: click.echo(text, err=True))
+    calibration = Calibration(constants, data, gpus)
+
+    def say(text: str) -> None:
+        """Report a section, and keep it should the run be killed."""
+        click.echo(text, err=True)
+        if left_out is None:
+            write(constants, calibration.counts, output)
+
+    calibration.say = say
     calibration.run(chosen)
     if left_out is not None:
         for operator in chosen:
             click.echo(errors_without(left_out, operator, data, constants))
         return
-    write(constants, calibration.counts, output)
     click.echo(f"{output}: {sum(calibration.counts.values())} rows fitted")
 
 

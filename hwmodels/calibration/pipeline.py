@@ -20,9 +20,10 @@ from .data import ARCHITECTURES, DEVICES, Measured, read
 from .fit import Rows, Target, fit, layered, median_error
 from .plan import Plan, plan_of
 
-SAMPLE = 1500  # rows of a section and device; a fixed draw
+SAMPLE = 1000  # rows of a section and device; a fixed draw
 FEWEST = 60  # rows below which an implementation has no section of its own
 _HOLD, _HOLD_ARCHITECTURE = 0.2, 0.6
+_SLOW_LAUNCH_S = 40e-6  # no kernel of one launch takes this long for its smallest shape
 Say = Callable[[str], None]
 Members = Sequence[tuple[str, Group]]  # (gpu, rows of one implementation on it)
 
@@ -72,7 +73,7 @@ class Calibration:
         whole = Target(section, table_of(operator), [r for each in targets.values() for r in each.rows])
         plan, lines = plan_of(section), [ARCHITECTURES[gpu] for gpu in gpus]
         parent = dict(self.constants[section.partition("/")[0]]["default"])
-        best = _best(whole, parent, plan)
+        best = _best(whole, _start(whole, parent, plan), plan)
         if len(gpus) > 1 and (section != operator or plan.by_architecture):
             best = _by_architecture(whole, best, plan, lines)
         shared = layered(best, "")
@@ -96,6 +97,13 @@ class Calibration:
             batch = batch_of(part, own.columns, machine, system)
             out.append(Rows(batch, own.seconds[part.rows], ARCHITECTURES[gpu]))
         return Target(section, table_of(operator), out)
+
+
+def _start(target: Target, parent: Mapping[str, float], plan: Plan) -> dict[str, float]:
+    """Return where the fit starts: the operator's constants; a kernel that waits for its host, at its floor."""
+    fastest_s = min(float(each.seconds.min()) for each in target.rows)
+    waits = "host_s" in plan.free and fastest_s > _SLOW_LAUNCH_S
+    return {**parent, "host_s": 0.8 * fastest_s} if waits else dict(parent)
 
 
 def _best(target: Target, start: Mapping[str, float], plan: Plan) -> dict[str, float]:

@@ -9,9 +9,9 @@ Bounds = dict[str, tuple[float, float]]
 _GEMM: Bounds = {
     "compute_efficiency": (0.3, 0.95), "memory_efficiency": (0.5, 0.95), "unit_memory": (1.0, 20.0),
     "cache_efficiency": (0.2, 1.0), "launch_factor": (0.8, 3.0), "copies": (1.0, 20.0),
-    "residency_power": (2.0, 8.0), "unit_cache": (0.7, 4.0), "tile_overhead": (1.0, 60.0),
+    "residency_power": (2.0, 8.0), "unit_feed": (0.7, 4.0), "tile_overhead": (1.0, 60.0),
     "wave_share": (0.01, 1.0), "overlap_power": (2.0, 10.0), "reduction_traffic": (0.05, 5.0),
-    "split_cycles": (100.0, 2e4),
+    "split_cycles": (100.0, 2e4), "feed_bytes_per_flop": (0.002, 0.05), "epilogue_flop": (0.1, 300.0),
 }  # fmt: skip
 _ATTENTION: Bounds = {
     "compute_efficiency": (0.05, 1.0), "memory_efficiency": (0.3, 0.97), "cache_efficiency": (0.1, 1.0),
@@ -26,7 +26,8 @@ _PREFILL: Bounds = {
 _DECODE: Bounds = {
     **_ATTENTION, "blocks_per_unit": (1.0, 4.0), "chunk_tokens": (32.0, 2048.0), "max_splits": (2.0, 256.0),
     "unit_memory": (1.0, 50.0), "row_cycles": (1.0, 2000.0), "cache_share": (0.3, 3.0),
-    "join_cycles": (1.0, 3e4),
+    "join_cycles": (1.0, 3e4), "dim_64": (0.5, 2.0),
+    "dim_192": (0.5, 2.0), "dim_256": (0.5, 2.0),
 }  # fmt: skip
 
 
@@ -41,7 +42,7 @@ class Plan:
 
 PLANS: dict[str, Plan] = {
     "gemm": Plan(
-        _GEMM, {}, ("compute_efficiency", "memory_efficiency", "cache_efficiency", "launch_factor")
+        _GEMM, {}, ("compute_efficiency", "memory_efficiency", "launch_factor", "feed_bytes_per_flop")
     ),
     "gemm/": Plan({  # implementations of narrow types: another kernel, and the one that quantises
         **_GEMM, "host_s": (1e-9, 4e-4), "quantise_launch": (0.05, 10.0),
@@ -55,7 +56,7 @@ PLANS: dict[str, Plan] = {
         "untuned": (0.8, 2.5), "unit_memory": (0.3, 20.0),
     }),
     "attention_prefill": Plan(_PREFILL, {"query_tile": (64.0, 128.0)}),
-    "attention_decode": Plan(_DECODE, {"row_tile": (1.0, 16.0, 64.0)}),
+    "attention_decode": Plan(_DECODE, {"row_tile": (1.0, 16.0), "split_from": (1.0, 128.0)}),
     "mla_prefill": Plan(_PREFILL, {"absorbed": (0.0, 1.0), "query_tile": (64.0, 128.0)}),
     "mla_decode": Plan({**_DECODE, "max_rows": (16.0, 128.0)}, {"row_tile": (1.0, 16.0, 64.0)}),
     "module": Plan({"host_s": (1e-9, 2e-4)}),

@@ -66,7 +66,7 @@ def prefill(xp: Any, machine: Machine, batch: Any, q_len: Any, kv_len: Any, head
 
 
 def _dim_factor(xp: Any, c: Mapping[str, float], dim: Any) -> Any:
-    """Return the compute time of heads of `dim` values, relative to 128: kernels are tuned to it."""
+    """Return the time of heads of `dim` values, relative to 128: kernels are tuned to it."""
     small = xp.where(dim < 96.0, c["dim_64"], 1.0)
     large = xp.where(dim > 224.0, c["dim_256"], xp.where(dim > 144.0, c["dim_192"], 1.0))
     return small * large
@@ -96,14 +96,17 @@ def decode(xp: Any, machine: Machine, batch: Any, tokens: Any, heads: Any, kv_he
     pack = xp.where(packed, xp.minimum(group, c["max_rows"]), 1.0)
     rows = xp.ceil(pack / c["row_tile"]) * c["row_tile"]
     blocks = batch * kv_heads * xp.ceil(group / pack)
-    most = xp.where(splits, xp.minimum(length / c["chunk_tokens"], c["max_splits"]), 1.0)
+    long = splits & (length > c["split_from"])
+    most = xp.where(long, xp.minimum(length / c["chunk_tokens"], c["max_splits"]), 1.0)
     split = xp.maximum(1.0, xp.minimum(units / blocks, most))
     whole = blocks * split / units
     waves = xp.maximum(1.0, whole + c["wave_share"] * (xp.ceil(whole) - whole))
     per_block = waves * length / split
+    tuned = _dim_factor(xp, c, io_bytes / 4.0)
     compute_s = per_block * token_flop * rows * units / (machine.peak("bf16") * c["compute_efficiency"])
     read_s = per_block * token_bytes * units / (machine.bandwidth * c["unit_memory"])
-    start_s = waves * machine.cycles_s(c["block_cycles"] + c["row_cycles"] * pack * io_bytes / 512.0)
+    block_cycles = c["block_cycles"] * tuned + c["row_cycles"] * pack * io_bytes / 512.0
+    start_s = waves * machine.cycles_s(block_cycles)
     moved = tokens * kv_heads * token_bytes + batch * heads * io_bytes
     resident = residency(xp, machine, moved / c["cache_share"], c["residency_power"])
     memory_s = moved * (1.0 - resident) / (machine.bandwidth * c["memory_efficiency"])
@@ -113,7 +116,7 @@ def decode(xp: Any, machine: Machine, batch: Any, tokens: Any, heads: Any, kv_he
     parts = blend(c["overlap_power"], stream_s, memory_s, cache_s)
     share = parts[0] / stream_s
     join_s = xp.minimum(1.0, (split - 1.0) * 4.0) * machine.cycles_s(c["join_cycles"])
-    launch = machine.launch_s * c["launch_factor"] + c["host_s"] / machine.speed["launch"]
+    launch = machine.launch_s * c["launch_factor"] * tuned + c["host_s"] / machine.speed["launch"]
     return Terms(
         compute=compute_s * share, memory=parts[1] + read_s * share, cache=parts[2],
         launch=launch + join_s + start_s * share,
