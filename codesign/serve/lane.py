@@ -22,7 +22,7 @@ from codesign.policies.batching import Batching
 from codesign.serve.clock import Clock
 from codesign.serve.group import Group
 from codesign.serve.tasklog import TaskLog
-from workloads.routing import RoutingStream
+from workloads.routing import RoutingStream, set_domain
 
 ITERATION_COLUMNS = (
     "start_s", "end_s", "engine", "lane", "tokens", "prefill_tokens", "decodes", "waiting", "kv_bytes",
@@ -40,9 +40,8 @@ class RoutingFeed:
 
     def announce(self, request: int, domain: int) -> None:
         """Tell a stream that knows domains which one a request is of."""
-        set_domain = getattr(self.stream, "set_domain", None)
-        if set_domain is not None and domain >= 0:
-            set_domain(request, domain)
+        if self.stream is not None and domain >= 0:
+            set_domain(self.stream, request, domain)
 
     def draw(self, groups: list[Group]) -> NDArray[np.int16] | None:
         """Return int16[T, L, k] for all groups' tokens, group after group; None for a dense model."""
