@@ -212,8 +212,8 @@ class GraphBuilder:
         return self.rows.static(rank // self.parallel.tensor, index)
 
     def fetch_experts(self) -> None:
-        """Begin the fetches of this layer's experts; the early ones are those of the next layer."""
-        for part in self.portions.parts:
+        """Begin the fetches of this layer's experts, then the early ones, which are those of the next."""
+        for part in sorted(self.portions.parts, key=lambda part: part.early):
             m = self.moe_index + part.early
             if part.fetch < 0 or m >= self.rows.n_moe or (part.early and self.next_moe_stage() != self.stage):
                 continue

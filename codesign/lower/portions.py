@@ -107,7 +107,9 @@ class Assigner:
         self.fetched_bytes = self.wasted_bytes = 0.0
         cache = portions.cache
         self.caches: list[Any] = []
-        if cache is not None:
+        if cache is not None and cache.policy == "ring":
+            self.caches = [_Ring(cache.slots)] * layout.n_groups
+        elif cache is not None:
             self.caches = [
                 expert_cache(
                     layout.n_layers, layout.n_experts, cache.slots, policy=cache.policy,
@@ -129,7 +131,8 @@ class Assigner:
     def _fetch(self, iteration: Any, g: int, cache: Any) -> None:
         """Look every active expert of a group up, layer by layer, and fetch what is missed."""
         counts = np.take_along_axis(iteration.counts, self.order[:, g], axis=1)
-        layers, places = (np.ascontiguousarray(index) for index in np.nonzero(counts))
+        used = np.nonzero(np.ones_like(counts) if isinstance(cache, _Ring) else counts)
+        layers, places = (np.ascontiguousarray(index) for index in used)
         experts = self.order[layers, g, places]
         hit, _ = cache.access_many(layers, experts)
         self.hits += int(hit.sum())
@@ -205,6 +208,18 @@ class Assigner:
             + lay.moved[pim[:, None, None], n] * p[SECONDS_PER_BYTE]
         )
         return UnitTimes(xpu_s, pim_s, alone_s, float(p[LAUNCH_S].max()))
+
+
+@dataclass(frozen=True)
+class _Ring:
+    """Holds the same `slots` experts of every layer, and nothing else."""
+
+    slots: int
+
+    def access_many(self, layers: Ints, experts: Ints) -> tuple[NDArray[np.bool_], Ints]:
+        """Tell which of a layer's experts, one group's all in order, are held; nothing is evicted."""
+        first = np.searchsorted(layers, layers)
+        return np.arange(len(layers)) - first < self.slots, experts
 
 
 def _suffix(values: F64) -> F64:

@@ -142,6 +142,9 @@ def _cached_bytes(
     if not sizes:
         return 0.0
     held = cache.slots * (max(sizes) if cache.scope == "global" else sum(sizes))
+    if cache.policy == "ring":  # two layers take turns
+        experts = max(layer.moe.n_experts for layer in layers if layer.moe) / parallel.expert
+        return held + 2 * max(sizes) * max(0.0, experts - cache.slots)
     return held + 2 * max(sizes)
 
 

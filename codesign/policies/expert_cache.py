@@ -78,3 +78,18 @@ class Random(_Cache):
     """Any expert leaves."""
 
     policy = "random"
+
+
+@EXPERT_CACHES.register("ring")
+@dataclass(frozen=True)
+class Ring:
+    """No cache: all experts of a layer are brought while the layer before computes (SE-MoE's ring memory).
+
+    Whole layers go through buffers that take turns; which experts a layer uses does not matter.
+    """
+
+    slots: Slots = 0  # of a layer, that stay
+    policy = "ring"
+    scope = "layer"
+    chunks = 1
+    prefetch = Prefetch(accuracy=1.0)

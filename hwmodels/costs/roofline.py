@@ -12,7 +12,7 @@ from codesign.base.errors import ConfigError
 
 from .attention import attended_pairs
 from .collectives import bytes_per_port, slowest_port
-from .cost import COMPUTE, LINK_BANDWIDTH, MEMORY, N_PARTS, VECTOR, Cost
+from .cost import COMPUTE, LINK_BANDWIDTH, LINK_LATENCY, MEMORY, N_PARTS, VECTOR, Cost
 from .experts import ExpertTables, evaluate
 from .machine import Machine, machine_of, value_bytes
 from .model import COST_MODELS
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class RooflineModel:
     """Peak rates of the device file; no launch, no latency, no efficiency: exact by hand."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, link_latency: bool = False) -> None:
+        self.machine, self.link_latency = machine, link_latency
 
     def _bound(self, flop: float, moved: float, precision: str) -> Cost:
         return self._larger(flop / self.machine.peak(precision), flop, moved, COMPUTE)
@@ -113,22 +113,31 @@ class RooflineModel:
         share, link, _ = slowest_port(op, ranks, intra, inter, ranks_per_node)
         parts = [0.0] * N_PARTS
         parts[LINK_BANDWIDTH] = bytes * share / (link.bandwidth * self.machine.speed["link_bandwidth"])
+        if self.link_latency:
+            steps = 2.0 if op == "all_reduce" else 1.0  # reduce-scatter and all-gather; every peer is one hop away
+            parts[LINK_LATENCY] = steps * link.latency / self.machine.speed["link_latency"]
         return Cost(tuple(parts), 0.0, (("link", bytes * share),))
 
     def alltoall_coefficients(self, link: Link, ranks: int, ranks_per_node: int | None = None) -> tuple[
         float, float
     ]:  # fmt: skip
-        """Return no latency and the link's peak."""
-        return 0.0, 1.0 / (link.bandwidth * self.machine.speed["link_bandwidth"])
+        """Return no latency (or the link's) and the link's peak."""
+        latency_s = link.latency / self.machine.speed["link_latency"] if self.link_latency else 0.0
+        return latency_s, 1.0 / (link.bandwidth * self.machine.speed["link_bandwidth"])
 
 
 @COST_MODELS.register("roofline")
 @dataclass(frozen=True)
 class Roofline:
-    """Closed form by hand: max(FLOPs / peak, bytes / bandwidth), no floor, no efficiency."""
+    """Closed form by hand: max(FLOPs / peak, bytes / bandwidth), no floor, no efficiency.
+
+    link_latency : collectives also wait for the link's latency, twice in an all-reduce.
+    """
+
+    link_latency: bool = False
 
     def on(self, device: Device, speed: Mapping[str, float] | None = None) -> RooflineModel:
         """Build the model of a device."""
         if not device.compute.peak_flop_rate:
             raise ConfigError(f"{device.name}: compute.peak_flop_rate: needs at least one precision")
-        return RooflineModel(machine_of(device, speed))
+        return RooflineModel(machine_of(device, speed), self.link_latency)
