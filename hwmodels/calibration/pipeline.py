@@ -100,7 +100,7 @@ class Calibration:
 
 
 def _start(target: Target, parent: Mapping[str, float], plan: Plan) -> dict[str, float]:
-    """Return where the fit starts: the operator's constants; a kernel that waits for its host, at its floor."""
+    """Return where the fit starts: the operator's constants; the host's delay from the fastest row."""
     fastest_s = min(float(each.seconds.min()) for each in target.rows)
     waits = "host_s" in plan.free and fastest_s > _SLOW_LAUNCH_S
     return {**parent, "host_s": 0.8 * fastest_s} if waits else dict(parent)
