@@ -8,6 +8,7 @@ from typing import Any
 
 import hwmodels
 import workloads.models
+from codesign import engines
 from codesign.base.document import Document, read_yaml, validate
 from codesign.experiment.experiment import Experiment
 from codesign.experiment.override import override
@@ -38,7 +39,8 @@ def read_experiment(
 
 def from_document(document: Document, base_dir: Path) -> Experiment:
     """Check a document; see `read_experiment`."""
-    spec = validate(ExperimentSpec, document)
+    expanded = engines.expand(document)
+    spec = validate(ExperimentSpec, expanded)
     model_document = workloads.models.resolve(document.child("model"))
     system_document = hwmodels.resolve(document.child("system"), "system")
     return Experiment(
@@ -46,7 +48,7 @@ def from_document(document: Document, base_dir: Path) -> Experiment:
         model=workloads.models.load(model_document),
         system=hwmodels.load_system(system_document),
         document=document,
-        resolved=_resolved(document, spec, model_document, system_document, base_dir),
+        resolved=_resolved(expanded, spec, model_document, system_document, base_dir),
         base_dir=base_dir,
     )
 

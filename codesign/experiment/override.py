@@ -17,6 +17,7 @@ _NAMED: dict[tuple[str, ...], str] = {
     ("system", "device"): "from",
     ("workload", "routing"): "generator",
     ("cost_model",): "name",
+    ("engine",): "from",
     ("policies", "*"): "name",
 }
 # forms of a mapping that exclude each other: naming another form starts a new mapping

@@ -49,6 +49,8 @@ class EngineSpec(Strict):
     step: Delay = 0.0  # per iteration
     per_sequence: Delay = 0.0  # per sequence of the batch: sampling, detokenising
     per_token: Delay = 0.0  # per token of the batch
+    request: Delay = 0.0  # per request before it is queued, one request after the other: HTTP, processes
+    prompt_token: Delay = 0.0  # the same per token of its prompt: tokenising
 
 
 class SloSpec(Strict):

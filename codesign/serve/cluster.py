@@ -59,6 +59,7 @@ class Cluster:
         n = len(requests)
         self.table: NDArray[np.float64] = np.full((n, len(REQUEST_COLUMNS)), np.nan)
         self.table[:, 0], self.table[:, 7] = requests.arrival_s, 0.0
+        self._front_end_s = 0.0  # until when the front end is busy
         self.submitted = self.finished = self.refused = self.expected_tokens = 0
 
     def _build_engine(self, make: Callable[..., Any]) -> Any:
@@ -146,11 +147,25 @@ class Cluster:
             return
         if self.requests.domain is not None:
             self.shared.routing.announce(i, int(self.requests.domain[i]))
+        self.expected_tokens += output
+        self._receive(sequence)
+
+    def _receive(self, sequence: Sequence) -> None:
+        """Let the engine's front end take a request, after those before it, and queue it."""
+        engine = self.experiment.spec.engine
+        work_s = engine.request + engine.prompt_token * sequence.prompt
+        if not work_s:
+            self._enqueue(sequence)
+            return
+        self._front_end_s = max(self._front_end_s, self.clock.now) + work_s
+        event = self.clock.at(self._front_end_s, ARRIVAL)
+        event.callbacks.append(lambda _: self._enqueue(sequence))
+
+    def _enqueue(self, sequence: Sequence) -> None:
         sequence.group = self.balance.choose(sequence, self.groups)
         group = self.groups[sequence.group]
         group.waiting.append(sequence)
-        group.outstanding_tokens += prompt + output - 1
-        self.expected_tokens += output
+        group.outstanding_tokens += sequence.prompt + sequence.output - 1
         self._lane_of[group.index].wake()
 
     def _on_finish(self, sequence: Sequence) -> None:
