@@ -197,3 +197,30 @@ def unseen_rows(data: Path, limit: int | None = None) -> list[Row]:
     chosen = [rows[key] for key in sorted(rows)]
     step = max(1, len(chosen) // limit) if limit else 1
     return chosen[::step]
+
+
+def run(data: Path = Path("../shared/data"), limit: int | None = 100) -> list[dict[str, Any]]:
+    """Simulate rows that nothing was fitted on, and return the errors as rows of a table.
+
+    Parameters
+    ----------
+    data : Path          folder of the measurements
+    limit : int or None  about so many rows, evenly thinned; None: all (minutes)
+
+    Returns
+    -------
+    list of dict    name, error (median, absolute), goal (None: none set), n, and mean, p90, bias
+    """
+    points = [simulate_row(row) for row in unseen_rows(data, limit)]
+    sound = [point for point in points if not doubtful_ttft(point.row)]
+    found = table(points, lambda _: "all") + table(points)
+    found += [row for row in table(sound, lambda _: "all but doubtful rows") if row["metric"] == "ttft"]
+    return [
+        {
+            "name": f"serving {row['metric']}: {row['group']}",
+            "error": row["median"],
+            "goal": GOALS[row["metric"]],
+            **{key: row[key] for key in ("n", "mean", "p90", "bias")},
+        }
+        for row in found
+    ]
