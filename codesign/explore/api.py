@@ -120,9 +120,9 @@ def _in_arrays(plan: SweepPlan, level: str | None) -> bool:
     """Tell whether every point is the closed form of what arrays can hold."""
     document = plan.setup.document
     plain = plan.setup.evaluator == DEFAULT and not plan.setup.limits and "fidelity" not in plan.design.paths
-    cost_models = {document.get(("cost_model",))} - {..., None, "roofline"}
+    own_costs = document.get(("cost_model",)) not in (..., None, "roofline")
     named = any(path.startswith("cost_model") for path in plan.design.paths)
-    return plain and (level or document.get(("fidelity",))) == "roofline" and not cost_models and not named
+    return plain and (level or document.get(("fidelity",))) == "roofline" and not own_costs and not named
 
 
 def _run(

@@ -79,7 +79,7 @@ class Design:
             if path in changes and not self._holds(condition, changes):
                 del changes[path]
         for path, (formula, unit) in self.derived.items():
-            value = formula(lambda name: self._look(changes, name))
+            value = self._derive(path, formula, changes)
             if isinstance(value, float) and value.is_integer() and not unit:
                 value = int(value)
             changes[path] = f"{value!r} {unit}" if unit else value
@@ -104,6 +104,14 @@ class Design:
     def allows(self, changes: Changes) -> bool:
         """Tell whether a point meets the input constraints that are known before it is built."""
         return all(self._holds(limit, changes) for limit in self.limits)
+
+    def _derive(self, path: str, formula: Expression, changes: Changes) -> Any:
+        try:
+            return formula(lambda name: self._look(changes, name))
+        except MissingError as missing:
+            raise ConfigError(
+                f"derived {path} = {formula.text!r}: the experiment has no field {str(missing)!r}"
+            ) from None
 
     def _holds(self, formula: Expression, changes: Changes) -> bool:
         try:
