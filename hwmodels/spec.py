@@ -28,8 +28,20 @@ from codesign.base.units import (
 from hwmodels.timing import Timing
 
 PRECISION_BYTES: dict[str, float] = {
-    "fp64": 8.0, "fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0,
-    "fp6": 0.75, "fp4": 0.5, "int4": 0.5, "mxfp4": 0.53125, "nvfp4": 0.5625, "int3": 0.375, "int2": 0.25,
+    "fp64": 8.0,
+    "fp32": 4.0,
+    "tf32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "fp6": 0.75,
+    "fp4": 0.5,
+    "int4": 0.5,
+    "mxfp4": 0.53125,
+    "nvfp4": 0.5625,
+    "int3": 0.375,
+    "int2": 0.25,
 }  # bytes per value; mxfp4: 4 bit + 8 bit per 32 (OCP MX 1.0), nvfp4: 4 bit + 8 bit per 16
 
 
@@ -54,8 +66,16 @@ class Compute(Strict):
     shared_memory_per_unit: Bytes | None = None
     tiles: list[tuple[PositiveInt, PositiveInt]] = Field(
         default_factory=lambda: [
-            (256, 128), (128, 256), (128, 128), (64, 256), (64, 128), (128, 64), (64, 64), (32, 64),
-            (16, 64), (16, 128),
+            (256, 128),
+            (128, 256),
+            (128, 128),
+            (64, 256),
+            (64, 128),
+            (128, 64),
+            (64, 64),
+            (32, 64),
+            (16, 64),
+            (16, 128),
         ],
         min_length=1,
     )

@@ -66,9 +66,7 @@ class Document:
 
     def copy(self) -> Document:
         """Return a deep copy that can be changed freely."""
-        return Document(
-            deepcopy(self.data), self.origin, dict(self.lines), dict(self.origins), self.prefix
-        )
+        return Document(deepcopy(self.data), self.origin, dict(self.lines), dict(self.origins), self.prefix)
 
     def child(self, key: str) -> Document:
         """Return the document below one top-level key; places keep their lines."""
@@ -99,17 +97,19 @@ class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoa
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, rule) for tag, rule in rules if tag not in _SKIPPED]
     for _SKIPPED in [
-        {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int",
-         "tag:yaml.org,2002:timestamp"}
+        {
+            "tag:yaml.org,2002:bool",
+            "tag:yaml.org,2002:float",
+            "tag:yaml.org,2002:int",
+            "tag:yaml.org,2002:timestamp",
+        }
     ]
     for first, rules in _Loader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(

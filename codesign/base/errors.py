@@ -34,9 +34,7 @@ def nearest(name: object, choices: Iterable[str]) -> str | None:
     return known[close[0]] if close else None
 
 
-def unknown_name(
-    what: str, name: object, choices: Iterable[str], where: str = ""
-) -> ConfigError:
+def unknown_name(what: str, name: object, choices: Iterable[str], where: str = "") -> ConfigError:
     """Build the error for a name that is not among `choices`, with the nearest one."""
     ordered = sorted(choices)
     near = nearest(name, ordered)

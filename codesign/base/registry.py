@@ -34,7 +34,8 @@ class Registry(Generic[T]):
             if isinstance(component, type):
                 component.name = name  # type: ignore[attr-defined]
                 component.__pydantic_config__ = {  # type: ignore[attr-defined]
-                    "extra": "forbid", "allow_inf_nan": False,
+                    "extra": "forbid",
+                    "allow_inf_nan": False,
                 }
             self._known[name] = component
             return component
@@ -75,8 +76,10 @@ class Registry(Generic[T]):
         settings = {"name": data} if isinstance(data, str) else data
         if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
             raise document.error(
-                (), f"a {self.slot} is written as a name or {{name: ..., settings}};"
-                f" choose from {', '.join(self.names())}", data,
+                (),
+                f"a {self.slot} is written as a name or {{name: ..., settings}};"
+                f" choose from {', '.join(self.names())}",
+                data,
             )
         key = dotted((*document.prefix, "name"))
         component = self.get(settings["name"], f"{document.where(('name',))}: {key}")

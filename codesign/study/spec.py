@@ -157,5 +157,5 @@ def _reads(
         if name in constants:
             continue
         if case not in cases or not path:
-            raise unknown_name("case or constant", name, [*cases, *constants], place)
+            raise unknown_name("case or constant", case, [*cases, *constants], f"{place}: {name}")
         yield case, path

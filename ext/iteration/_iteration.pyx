@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Compiled twins of `ext.iteration.reference`; see there for what each does."""
 
-from libc.math cimport INFINITY, cbrt, isinf, pow, sqrt
+from libc.math cimport INFINITY, isinf, pow, sqrt
 from libc.stdint cimport int16_t, uint8_t, uint64_t
 from libc.string cimport memset
 import numpy as np
@@ -14,6 +14,7 @@ from ext.iteration._counting cimport count_pairs, plain_by_k
 
 cdef int EXPERTS = names.EXPERTS, DISPATCH = names.DISPATCH, COMBINE = names.COMBINE
 cdef int FETCH = names.FETCH, FETCH_BANDWIDTH = names.FETCH_BANDWIDTH, LAUNCH = names.LAUNCH
+cdef int NORM_STEPS = names.NORM_STEPS
 cdef int LINK_SENT = names.LINK_SENT, QUEUED_S = names.QUEUED_S
 cdef int LINK_BANDWIDTH = names.LINK_BANDWIDTH
 cdef int SECONDS_PER_WORK = names.SECONDS_PER_WORK, HEAD_S = names.HEAD_S
@@ -21,18 +22,24 @@ cdef int SECONDS_PER_BYTE = names.SECONDS_PER_BYTE, LAUNCH_S = names.LAUNCH_S
 cdef int ACTIVE_S = names.ACTIVE_S, POWER = names.POWER, FLOP_PER_TOKEN = names.FLOP_PER_TOKEN
 cdef int BYTES_PER_TOKEN = names.BYTES_PER_TOKEN, BYTES_PER_EXPERT = names.BYTES_PER_EXPERT
 
-cdef inline double norm(double a, double b, double power) noexcept nogil:
+cdef inline double norm(double a, double b, double power, const double* of_ratio) noexcept nogil:
+    cdef double high, low, place
+    cdef int i
     if isinf(power):
         return a if a > b else b
     if power == 1.0:
         return a + b
     if power == 2.0:
         return sqrt(a * a + b * b)
-    if power == 3.0:
-        return cbrt(a * a * a + b * b * b)
-    if power == 4.0:
-        return sqrt(sqrt((a * a) * (a * a) + (b * b) * (b * b)))
-    return pow(pow(a, power) + pow(b, power), 1.0 / power)
+    high = a if a > b else b
+    low = b if a > b else a
+    if high == 0.0:
+        return 0.0
+    place = low / high * NORM_STEPS
+    i = <int>place
+    if i > NORM_STEPS - 1:
+        i = NORM_STEPS - 1
+    return high * (of_ratio[i] + (place - i) * (of_ratio[i + 1] - of_ratio[i]))
 
 
 cdef inline double share(double a, double b, double power) noexcept nogil:
@@ -138,7 +145,7 @@ cdef class Iteration:
     cdef const int[::1] data_group, rank_group
     cdef const int[:, ::1] order, order_ptr, table_of, portion_parts
     cdef const int16_t[:, ::1] expert_group
-    cdef const double[:, ::1] work, moved, coefficients
+    cdef const double[:, ::1] work, moved, coefficients, norm_of_ratio
     cdef const double[:, :, ::1] send, recv
     cdef const double[::1] latency_s, seconds_per_byte, token_bytes
     cdef double[::1] v_free, v_busy, v_row, v_finish, v_straggle, v_tally
@@ -165,6 +172,7 @@ cdef class Iteration:
         self.pred_ptr, self.pred, self.row_kind = layout.pred_ptr, layout.pred, layout.row_kind
         self.table_of, self.data_group, self.rank_group = layout.table_of, layout.data_group, layout.rank_group
         self.order, self.order_ptr, self.expert_group = layout.order, layout.order_ptr, layout.expert_group
+        self.norm_of_ratio = layout.norm_of_ratio
         self.work, self.moved, self.coefficients = layout.work, layout.moved, layout.coefficients
         self.send, self.recv, self.latency_s = layout.send, layout.recv, layout.latency_s
         self.seconds_per_byte, self.token_bytes = layout.seconds_per_byte, layout.token_bytes
@@ -330,7 +338,9 @@ cdef class Iteration:
         compute_s = self.v_sums[m, g, u, 0] * c[SECONDS_PER_WORK] + c[HEAD_S]
         memory_s = self.v_sums[m, g, u, 1] * c[SECONDS_PER_BYTE]
         launch_s = c[LAUNCH_S] + active * c[ACTIVE_S]
-        return launch_s + norm(compute_s, memory_s, c[POWER])
+        return launch_s + norm(
+            compute_s, memory_s, c[POWER], &self.norm_of_ratio[self.table_of[m, u], 0]
+        )
 
     cdef void cost_exchanges(self) noexcept:
         cdef int m, r, g, d, link, at
@@ -450,7 +460,9 @@ cdef class Iteration:
         if active > 0.0:
             compute_s = self.v_sums[m, g, u, 0] * c[SECONDS_PER_WORK] + c[HEAD_S]
             memory_s = self.v_sums[m, g, u, 1] * c[SECONDS_PER_BYTE]
-            both = norm(compute_s, memory_s, c[POWER])
+            both = norm(
+            compute_s, memory_s, c[POWER], &self.norm_of_ratio[self.table_of[m, u], 0]
+        )
             part = share(compute_s, memory_s, c[POWER])
             self.v_parts[EXPERTS, self.portion_parts[u, 0]] += part * both
             self.v_parts[EXPERTS, self.portion_parts[u, 1]] += (1.0 - part) * both

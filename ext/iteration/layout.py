@@ -40,6 +40,16 @@ TALLY = (
 )  # fmt: skip
 LINK_SENT, QUEUED_S = TALLY.index("link_sent"), TALLY.index("queued_s")
 
+NORM_STEPS = 4096  # linear between: the norm is right to 1e-5, and its twins are equal
+
+
+def _norm_with_one(ratio: F64, power: float) -> F64:
+    """Return (1 + ratio**p) ** (1/p); the maximum, 1, if p is infinite."""
+    if np.isinf(power):
+        return np.ones_like(ratio)
+    norm: F64 = (1.0 + ratio**power) ** (1.0 / power)
+    return norm
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -108,6 +118,7 @@ class Layout:
     exchanged: bool
     order: I32 = field(init=False)  # [L, E] experts of each layer, by group
     order_ptr: I32 = field(init=False)  # [L, G + 1]
+    norm_of_ratio: F64 = field(init=False)  # [tables, NORM_STEPS + 1]: norm(1, t) for t = 0 ... 1
 
     def __post_init__(self) -> None:
         groups = np.arange(self.n_groups + 1)
@@ -116,6 +127,9 @@ class Layout:
         ptr = [np.searchsorted(layer, groups) for layer in held]
         object.__setattr__(self, "order", order)
         shape = (self.n_layers, self.n_groups + 1)
+        ratio = np.linspace(0.0, 1.0, NORM_STEPS + 1)
+        norms = [_norm_with_one(ratio, power) for power in self.coefficients[:, POWER]]
+        object.__setattr__(self, "norm_of_ratio", np.array(norms).reshape(-1, NORM_STEPS + 1))
         object.__setattr__(self, "order_ptr", np.array(ptr, dtype=np.int32).reshape(shape))
 
     @property

@@ -26,6 +26,7 @@ from ext.iteration.layout import (
     LAUNCH_S,
     LINK_BANDWIDTH,
     LINK_SENT,
+    NORM_STEPS,
     PARTS,
     POWER,
     QUEUED_S,
@@ -75,19 +76,23 @@ def count(
     return int((ids >= 0).sum())
 
 
-def norm(a: float, b: float, power: float) -> float:
-    """Return (a**p + b**p) ** (1/p); the maximum if p is infinite."""
+def norm(a: float, b: float, power: float, of_ratio: F64) -> float:
+    """Return (a**p + b**p) ** (1/p) from a table of norm(1, ratio); the maximum if p is infinite.
+
+    Powers are slow: the usual ones go by roots, and others by linear interpolation in the ratio.
+    """
     if math.isinf(power):
         return max(a, b)
     if power == 1.0:
         return a + b
     if power == 2.0:
         return math.sqrt(a * a + b * b)
-    if power == 3.0:
-        return math.cbrt(a * a * a + b * b * b)
-    if power == 4.0:
-        return math.sqrt(math.sqrt((a * a) * (a * a) + (b * b) * (b * b)))
-    return float((a**power + b**power) ** (1.0 / power))
+    high, low = (a, b) if a > b else (b, a)
+    if high == 0.0:
+        return 0.0
+    place = low / high * NORM_STEPS
+    i = min(int(place), NORM_STEPS - 1)
+    return high * float(of_ratio[i] + (place - i) * (of_ratio[i + 1] - of_ratio[i]))
 
 
 class Iteration:
@@ -203,14 +208,15 @@ class Iteration:
 
     def expert_s(self, m: int, g: int, u: int) -> float:
         """Return the seconds of one portion of a group's fused expert layer."""
-        c = self.layout.coefficients[self.layout.table_of[m, u]]
+        table = self.layout.table_of[m, u]
+        c = self.layout.coefficients[table]
         work, moved, active = self.sums[m, g, u]
         if active == 0:
             return 0.0
         compute_s = float(work * c[SECONDS_PER_WORK] + c[HEAD_S])
         memory_s = float(moved * c[SECONDS_PER_BYTE])
         launch_s = float(c[LAUNCH_S] + active * c[ACTIVE_S])
-        return launch_s + norm(compute_s, memory_s, float(c[POWER]))
+        return launch_s + norm(compute_s, memory_s, float(c[POWER]), self.layout.norm_of_ratio[table])
 
     def cost_exchanges(self) -> None:
         """Fill the rows of dispatch and combine from the token copies between groups."""
@@ -271,7 +277,8 @@ class Iteration:
         work, moved, active = self.sums[m, g, u]
         if active:
             compute_s, memory_s = work * c[SECONDS_PER_WORK] + c[HEAD_S], moved * c[SECONDS_PER_BYTE]
-            both = norm(float(compute_s), float(memory_s), float(c[POWER]))
+            table = lay.norm_of_ratio[lay.table_of[m, u]]
+            both = norm(float(compute_s), float(memory_s), float(c[POWER]), table)
             share = _share(float(compute_s), float(memory_s), float(c[POWER]))
             self.path_parts[EXPERTS, lay.portion_parts[u, 0]] += share * both
             self.path_parts[EXPERTS, lay.portion_parts[u, 1]] += (1.0 - share) * both

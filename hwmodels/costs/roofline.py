@@ -114,7 +114,9 @@ class RooflineModel:
         parts = [0.0] * N_PARTS
         parts[LINK_BANDWIDTH] = bytes * share / (link.bandwidth * self.machine.speed["link_bandwidth"])
         if self.link_latency:
-            steps = 2.0 if op == "all_reduce" else 1.0  # reduce-scatter and all-gather; every peer is one hop away
+            steps = (
+                2.0 if op == "all_reduce" else 1.0
+            )  # reduce-scatter and all-gather; every peer is one hop away
             parts[LINK_LATENCY] = steps * link.latency / self.machine.speed["link_latency"]
         return Cost(tuple(parts), 0.0, (("link", bytes * share),))
 

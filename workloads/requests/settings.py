@@ -80,7 +80,6 @@ class DrawnForm(Timing):
     midway: bool = False  # a closed loop met when it has run for long: see `build.midway`
     block_tokens: Count = 512  # as in recorded prefix ids; an engine with smaller blocks shares more
 
-
     @model_validator(mode="after")
     def _closed_loop(self) -> DrawnForm:
         if self.midway and (self.concurrency is None or self.conversations or self.shared_prefix):

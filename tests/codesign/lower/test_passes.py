@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import codesign
-from codesign.policies.dispatch import Direct
 from codesign.lower.parallel import Parallel
-from codesign.policies.placement import PLACEMENTS
 from codesign.lower.plan import build_plan
 from codesign.lower.residency import layer_bytes, stage_layers
+from codesign.policies.dispatch import Direct
+from codesign.policies.placement import PLACEMENTS
 
 
 def plan_of(model="mixtral-8x7b", parallel=None, system="dgx-h100", **more):
