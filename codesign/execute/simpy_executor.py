@@ -22,6 +22,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from codesign.execute.clock import Clock
 from ext.graph.reference import FIRST_COME, FROM_EARLIER, FROM_START, IN_ORDER, SHARED
 
 F64 = NDArray[np.float64]
@@ -32,14 +33,9 @@ Sleep = Generator[simpy.Event, None, None]
 FINISH, SHARED_FINISH, TAKE = 1, 2, 3  # at one time, in this order; SimPy's own events (0) come first
 
 
-class Clock(simpy.Environment):  # type: ignore[misc]
-    """An environment whose events have an absolute time and a defined order at equal times."""
-
-    def trigger(self, event: simpy.Event, time_s: float, kind: int, index: int) -> simpy.Event:
-        """Let an event happen at a time; equal times go by kind, then by index."""
-        event._ok, event._value = True, None
-        heappush(self._queue, (time_s, (kind << 40) + index, next(self._eid), event))
-        return event
+def turn(kind: int, index: int) -> int:
+    """Return the order of an event among those of one time: by kind, then by index."""
+    return (kind << 40) + index
 
 
 class Model:
@@ -86,7 +82,7 @@ class Model:
     def begin(self, task: int) -> simpy.Event:
         """Begin a task that has its resource for itself; return its finish."""
         self.blame(task)
-        return self.clock.trigger(self.clock.event(), self.clock.now + self.duration_s[task], FINISH, task)
+        return self.clock.at(self.clock.now + self.duration_s[task], turn(FINISH, task))
 
     def blame(self, task: int) -> None:
         """Note when a task begins, and what it waited for last."""
@@ -141,7 +137,7 @@ class Station:
         """Have a turn when all that finishes now has finished; not before earlier graphs' work is done."""
         if not self.bell.triggered:
             when_s = max(self.model.clock.now, float(self.model.free_s[self.index]))
-            self.model.clock.trigger(self.bell, when_s, TAKE, self.index)
+            self.model.clock.at(when_s, turn(TAKE, self.index), self.bell)
 
     def serve(self) -> Sleep:
         """Sleep until rung; serve a task if there is one."""
@@ -260,7 +256,7 @@ class Shared(Station):
         if not self.sharers:
             return clock.event()
         left_s = max(0.0, self.sharers[0][0] - self.served_s)
-        return clock.trigger(clock.event(), clock.now + left_s * len(self.sharers), SHARED_FINISH, self.index)
+        return clock.at(clock.now + left_s * len(self.sharers), turn(SHARED_FINISH, self.index))
 
 
 STATIONS: dict[int, type[Station]] = {IN_ORDER: InOrder, FIRST_COME: FirstCome, SHARED: Shared}

@@ -11,12 +11,12 @@ from simpy import Event
 
 from codesign.base.errors import CapacityError
 from codesign.execute import iteration_class
+from codesign.execute.clock import ARRIVAL, Clock
 from codesign.experiment import Experiment
 from codesign.lower.costs import BatchCosts
 from codesign.lower.plan import Plan
 from codesign.lower.portions import Assigner
 from codesign.policies import build_policies
-from codesign.serve.clock import ARRIVAL, Clock
 from codesign.serve.gaps import Gaps
 from codesign.serve.group import Group
 from codesign.serve.lane import Lane, RoutingFeed, Shared

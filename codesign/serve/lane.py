@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from simpy import Event
 
+from codesign.execute.clock import Clock
 from codesign.lower.batch import Batch
 from codesign.lower.costs import BatchCosts
 from codesign.policies.batching import Batching
-from codesign.serve.clock import Clock
 from codesign.serve.group import Group
 from codesign.serve.tasklog import TaskLog
 from workloads.routing import RoutingStream, set_domain
