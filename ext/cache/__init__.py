@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ext.backend import kernels
 
-POLICIES = ("lru", "lfu", "fifo", "random", "belady")
+POLICIES = ("lru", "lfu", "fifo", "random", "belady", "frequency_distance", "score")
 
 
 def cache_kernels() -> ModuleType:
@@ -99,6 +99,9 @@ def expert_cache(
     policy: str = "lru",
     shared: bool = False,
     seed: int = 0,
+    scores: npt.NDArray[np.int64] | None = None,
 ) -> object:
     """Return an `ExpertCache` of the twin in use (see `reference.ExpertCache`)."""
-    return cache_kernels().ExpertCache(n_layers, n_experts, capacity, policy=policy, shared=shared, seed=seed)
+    return cache_kernels().ExpertCache(
+        n_layers, n_experts, capacity, policy=policy, shared=shared, seed=seed, scores=scores
+    )

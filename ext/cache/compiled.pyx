@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ext.cache.reference import POLICIES, capacities_of
+from ext.cache.reference import POLICIES, capacities_of, worth_of
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint64_t
 
@@ -105,6 +105,8 @@ DEF LFU = 1
 DEF FIFO = 2
 DEF RANDOM = 3
 DEF BELADY = 4
+DEF FREQUENCY_DISTANCE = 5
+DEF SCORE = 6
 NEVER = 2147483647
 cdef int64_t FLOOR = <int64_t>1 << 62
 
@@ -127,10 +129,11 @@ cdef class ExpertCache:
     cdef int code
     cdef int64_t clock
     cdef uint64_t seed
-    cdef int64_t[::1] _capacities, _hits, _misses, _evictions, keys, first
+    cdef int64_t[::1] _capacities, _hits, _misses, _evictions, keys, first, worth
     cdef int32_t[::1] used, who, where, before, after
 
-    def __init__(self, int n_layers, int n_experts, capacity, *, policy="lru", bint shared=False, seed=0):
+    def __init__(self, int n_layers, int n_experts, capacity, *, policy="lru", bint shared=False, seed=0,
+                 scores=None):
         self.capacities = capacities_of(n_layers, capacity, policy, shared)
         self.n_layers, self.n_experts, self.policy, self.shared = n_layers, n_experts, policy, shared
         self.code, self.clock, self.seed = POLICIES.index(policy), 0, seed & ((1 << 64) - 1)
@@ -143,6 +146,7 @@ cdef class ExpertCache:
         self._capacities = held
         self.first = np.concatenate([[0], np.cumsum(held)]).astype(np.int64)
         total = int(held.sum())
+        self.worth = worth_of(n_layers, n_experts, scores)
         self.used = np.zeros(max(pools, 1), np.int32)
         self.keys = np.zeros(max(total, 1), np.int64)
         self.who = np.zeros(max(total, 1), np.int32)
@@ -166,13 +170,32 @@ cdef class ExpertCache:
 
     cdef inline int64_t key_of(self, int64_t old, int64_t next_use) noexcept nogil:
         # above 2**62, see `smallest`.  lfu: uses above (2**26), clock below (2**35 accesses);
-        # belady: how soon it is used above, ties to the older
+        # belady: how soon it is used above, ties to the older; by worth: the clock of the last use
+        if self.code >= FREQUENCY_DISTANCE:
+            return self.clock
         if self.code == LFU:
             return FLOOR | ((((old & (FLOOR - 1)) >> 35) + 1) << 35) | (self.clock & <int64_t>0x7FFFFFFFF)
         return FLOOR | ((NEVER_USED - min(next_use, NEVER_USED)) << 30) | (self.clock & 0x3FFFFFFF)
 
-    cdef inline int victim(self, int pool, int64_t first) noexcept nogil:
+    cdef inline int least_worth(self, int64_t first, int n, int layer) noexcept nogil:
+        cdef int64_t value, least = 0
+        cdef int i, node, ahead, place = 0
+        for i in range(n):
+            node = self.who[first + i]
+            value = self.worth[node]
+            if self.code == FREQUENCY_DISTANCE:
+                ahead = node // self.n_experts - layer - 1
+                ahead = ahead + self.n_layers if ahead < 0 else ahead
+                value = value * (self.n_layers - ahead)
+            if i == 0 or value < least or (value == least and self.keys[first + i] < self.keys[first + place]):
+                least = value
+                place = i
+        return place
+
+    cdef inline int victim(self, int pool, int64_t first, int layer) noexcept nogil:
         cdef int n = self.used[pool]
+        if self.code >= FREQUENCY_DISTANCE:
+            return self.least_worth(first, n, layer)
         if self.code == LRU or self.code == FIFO:
             return self.where[self.before[self.n_layers * self.n_experts + pool]] - <int>first
         if self.code == RANDOM:
@@ -185,11 +208,13 @@ cdef class ExpertCache:
         cdef int64_t first = self.first[pool], place = self.where[node]
         left[0] = -1
         self.clock += 1
+        if self.code == FREQUENCY_DISTANCE:
+            self.worth[node] += 1
         if place >= 0:
             if self.code == LRU:
                 self.unlink(node)
                 self.push(node, pool)
-            elif self.code == LFU or self.code == BELADY:
+            elif self.code == LFU or self.code >= BELADY:
                 self.keys[place] = self.key_of(self.keys[place], next_use)
             return 1
         if self._capacities[pool] == 0:
@@ -198,7 +223,7 @@ cdef class ExpertCache:
             place = first + self.used[pool]
             self.used[pool] += 1
         else:
-            place = first + self.victim(pool, first)
+            place = first + self.victim(pool, first, layer)
             left[0] = self.who[place]
             self.where[left[0]] = -1
             if self.code == LRU or self.code == FIFO:
@@ -284,6 +309,9 @@ cdef class ExpertCache:
         """Bring experts in without counting a use (warm start, prefetch); return what left for them."""
         cdef int out
         gone = []
+        if self.code == FREQUENCY_DISTANCE:
+            for e in experts:
+                self.worth[self.node(layer, e)] -= 1
         for e in experts:
             self.touch(<int>layer, self.node(layer, e), NEVER_USED, &out)
             if out >= 0:

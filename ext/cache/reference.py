@@ -10,7 +10,7 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 
-POLICIES = ("lru", "lfu", "fifo", "random", "belady")
+POLICIES = ("lru", "lfu", "fifo", "random", "belady", "frequency_distance", "score")
 NEVER = 2**31 - 1
 MASK = (1 << 64) - 1
 
@@ -34,6 +34,15 @@ def capacities_of(n_layers: int, capacity: int | Int64, policy: str, shared: boo
     return np.ascontiguousarray(sizes)
 
 
+def worth_of(n_layers: int, n_experts: int, scores: Int64 | None) -> Int64:
+    """Return a new int64 array, shape (L x E,): the scores, or 0 before the first use."""
+    if scores is None:
+        return np.zeros(n_layers * n_experts, np.int64)
+    if np.shape(scores) != (n_layers, n_experts):
+        raise ValueError(f"scores have shape {np.shape(scores)}, expected {(n_layers, n_experts)}")
+    return np.array(scores, np.int64).reshape(-1)
+
+
 class ExpertCache:
     """A cache of experts, one per layer or one shared by all layers.
 
@@ -42,9 +51,13 @@ class ExpertCache:
     n_layers, n_experts : int       L, E
     capacity : int or ints (L,)     experts held per layer; if `shared`, by all layers together
     policy : str                    lru; lfu (ties: the longest unused; counts die with eviction); fifo;
-                                    random; belady (needs `next_use`: evicts the farthest)
+                                    random; belady (needs `next_use`: evicts the farthest);
+                                    frequency_distance (all uses so far x how soon its layer comes: the
+                                    smallest leaves); score (the smallest of `scores` leaves); ties of these
+                                    two: the longest unused
     shared : bool                   one pool for all layers
     seed : int                      of the random policy
+    scores : int64 (L, E)           of the score policy: what a predictor or a profile says; None: all equal
 
     Notes
     -----
@@ -55,7 +68,7 @@ class ExpertCache:
 
     def __init__(
         self, n_layers: int, n_experts: int, capacity: int | Int64, *, policy: str = "lru",
-        shared: bool = False, seed: int = 0,
+        shared: bool = False, seed: int = 0, scores: Int64 | None = None,
     ) -> None:  # fmt: skip
         self.capacities = capacities_of(n_layers, capacity, policy, shared)
         self.n_layers, self.n_experts, self.policy, self.shared = n_layers, n_experts, policy, shared
@@ -63,6 +76,7 @@ class ExpertCache:
         self._pools: list[list[int]] = [[] for _ in self.capacities]  # held nodes, in no order
         self._keys: dict[int, tuple[int, int]] = {}  # the smallest leaves first
         self._clock, self._seed = 0, seed & MASK
+        self._worth: list[int] = worth_of(n_layers, n_experts, scores).tolist()  # scores, or uses so far
 
     def _node(self, layer: int, expert: int) -> int:
         if not 0 <= layer < self.n_layers or not 0 <= expert < self.n_experts:
@@ -77,13 +91,24 @@ class ExpertCache:
             return (-min(next_use, NEVER), self._clock)
         return old if old and self.policy in ("fifo", "random") else (self._clock, 0)
 
-    def _victim(self, pool: list[int]) -> int:
+    def _value(self, node: int, layer: int) -> tuple[int, int]:
+        """Return what keeping a node is worth while `layer` computes; ties go by the last use."""
+        if self.policy == "score":
+            return self._worth[node], self._keys[node][0]
+        ahead = (node // self.n_experts - layer - 1) % self.n_layers  # layers that come before its own
+        return self._worth[node] * (self.n_layers - ahead), self._keys[node][0]
+
+    def _victim(self, pool: list[int], layer: int) -> int:
+        if self.policy in ("frequency_distance", "score"):
+            return min(range(len(pool)), key=lambda i: self._value(pool[i], layer))
         if self.policy == "random":
             return (_mix(self._seed + 0x9E3779B97F4A7C15 * self._clock) >> 32) * len(pool) >> 32
         return min(range(len(pool)), key=lambda i: self._keys[pool[i]])
 
     def _touch(self, layer: int, node: int, next_use: int) -> tuple[bool, int]:
         self._clock += 1
+        if self.policy == "frequency_distance":
+            self._worth[node] += 1
         pool = self._pools[0 if self.shared else layer]
         capacity = int(self.capacities[0 if self.shared else layer])
         hit, left = node in self._keys, -1
@@ -94,7 +119,7 @@ class ExpertCache:
         if len(pool) < capacity:
             pool.append(node)
         else:
-            place = self._victim(pool)
+            place = self._victim(pool, layer)
             left = pool[place]
             pool[place] = node
             del self._keys[left]
@@ -161,6 +186,9 @@ class ExpertCache:
 
     def load(self, layer: int, experts: Int64) -> Int64:
         """Bring experts in without counting a use (warm start, prefetch); return what left for them."""
+        if self.policy == "frequency_distance":
+            for e in experts:
+                self._worth[self._node(layer, int(e))] -= 1
         left = [self._touch(layer, self._node(layer, int(e)), NEVER)[1] for e in experts]
         gone = np.array([n for n in left if n >= 0], np.int64)
         for node in gone:

@@ -145,3 +145,39 @@ def test_miss_ratios_equal_those_of_libcachesim(policy):
             request.next_access_vtime = int(uses[i])
             hits += cache.get(request)
         assert hit_rates(ids[:, None, None], 60, [capacity], policy)[0, 0] * 6000 == pytest.approx(hits)
+
+
+@settings(max_examples=30, deadline=None)
+@given(blocks(), st.integers(1, 6), st.booleans())
+def test_scores_decide_who_stays_and_twins_agree(block, capacity, shared):
+    ids, n_experts = block
+    scores = np.random.default_rng(n_experts).integers(0, 5, (ids.shape[1], n_experts))
+    found = []
+    for kernels in (compiled, reference):
+        cache = kernels.ExpertCache(
+            ids.shape[1], n_experts, capacity, policy="score", shared=shared, scores=scores
+        )
+        cache.access_tokens(ids)
+        found.append([cache.hits, *(cache.resident(i) for i in range(ids.shape[1]))])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_best_scores_are_never_evicted():
+    cache = compiled.ExpertCache(1, 6, 3, policy="score", scores=np.array([[9, 8, 1, 2, 0, 3]]))
+    cache.access(0, np.array([0, 1, 2]))
+    for e in (3, 4, 5, 2):
+        cache.access(0, np.array([e]))
+        assert {0, 1} <= set(cache.resident(0).tolist())
+
+
+def test_experts_of_layers_that_come_soon_are_worth_more():
+    cache = compiled.ExpertCache(4, 2, 3, policy="frequency_distance", shared=True)
+    for layer in (0, 1, 2, 3):  # equal use: at layer 3, layer 0 comes next, so layer 2 is farthest
+        cache.access(layer, np.array([0]))
+    assert [len(cache.resident(layer)) for layer in range(4)] == [1, 1, 0, 1]
+
+
+def test_scores_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="scores have shape"):
+        compiled.ExpertCache(2, 3, 1, policy="score", scores=np.zeros((3, 2), np.int64))
