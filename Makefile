@@ -38,8 +38,8 @@ format: $(STAMPS)/dev  ## put the code into its one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-studies: $(STAMPS)/dev $(STAMPS)/kernels  ## reproduce the published systems, beside their figures
-	$(BIN)/codesign study run --all $(OPTIONS)
+studies: $(STAMPS)/dev $(STAMPS)/kernels  ## reproduce the published systems, on full grids
+	$(BIN)/codesign study run --all --full $(OPTIONS)
 
 validate: $(STAMPS)/dev $(STAMPS)/kernels  ## show the errors against measurements and other simulators
 	$(BIN)/codesign validate $(OPTIONS)

@@ -8,6 +8,8 @@ from typing import Any
 import components
 
 import codesign
+from codesign.study import library, table
+from codesign.study.evaluate import run_study
 
 ROOT = Path(__file__).parents[1]
 FIGURES = Path(__file__).parent / "figures"
@@ -86,11 +88,18 @@ def _draw_elasticities(axes: Any, results: dict[str, codesign.Result]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def write_studies(path: Path) -> None:
+    """Run every study on its full grid and write the page of their figures."""
+    found = [run_study(library.load_study(name), full=True).to_dict() for name in library.names()]
+    path.write_text(table.markdown(found), encoding="utf-8")
+
+
 def main() -> None:
     """Draw all figures, write all generated pages."""
     FIGURES.mkdir(parents=True, exist_ok=True)
     draw_plans(plan_results(), FIGURES / "plans.svg")
     components.main()
+    write_studies(Path(__file__).parent / "studies.md")
 
 
 if __name__ == "__main__":

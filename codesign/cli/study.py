@@ -65,7 +65,9 @@ def run(
     if page is not None:
         page.write_text(table.markdown(found), encoding="utf-8")
     if as_json:
-        click.echo(to_json({"studies": found}))
+        click.echo(to_json({"studies": found, "tally": table.tally(found)}))
+    elif len(found) > 1:
+        click.echo(f"all: {table.tally(found)}")
     failed = any(figure["verdict"] == "fail" for one in found for figure in one["figures"])
     if strict and failed:
         ctx.exit(1)
