@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ext.tiling import Rates, choose, choose_one, tile_times
+
 from .cost import Terms
 from .machine import Machine, value_bytes
-from .namespace import SCALAR, VECTOR, blend
+from .namespace import SCALAR, blend
 
 SPLITS = (1, 2, 3, 4, 6, 8, 16)
 
@@ -30,9 +32,11 @@ def gemm(xp: Any, machine: Machine, m: Any, n: Any, k: Any, weights: str, activa
     moved = (k * n * weight_bytes + m * k * act_bytes + m * n * 2.0) * groups
     working_set = (k * n * weight_bytes * c["copies"] + m * k * act_bytes + m * n * 2.0) * groups
     from_memory = moved * (1.0 - residency(xp, machine, working_set, c["residency_power"]))
-    shape = _Shape(xp, machine, c, (m, n, k, groups), (weight_bytes, act_bytes), activations, from_memory)
-    compute_s, feed_s, memory_s, reduce_s, join_s = shape.times(*_best(shape))
-    cache_s = moved / shape.cache_rate
+    rates = _rates(machine, c, weight_bytes, act_bytes, activations)
+    shape = (m, n, k, groups, from_memory)
+    tile = _fastest(xp, machine.tiles, shape, rates)
+    compute_s, feed_s, memory_s, reduce_s, join_s = tile_times(xp, shape, tile, rates)
+    cache_s = moved / rates.cache_rate
     parts = blend(c["overlap_power"], compute_s, feed_s, memory_s, cache_s)
     out = Terms(compute=parts[0] + parts[1], memory=parts[2], cache=parts[3] + reduce_s)
     out.vector = m * n * groups * c["epilogue_flop"] / machine.vector_rate  # scaling, converting, storing
@@ -45,74 +49,35 @@ def gemm(xp: Any, machine: Machine, m: Any, n: Any, k: Any, weights: str, activa
     return out
 
 
-class _Shape:
-    """One shape (or arrays of them): the times of a tile and a split."""
-
-    def __init__(self, xp: Any, machine: Machine, c: Mapping[str, float], shape: tuple[Any, Any, Any, Any],
-                 widths: tuple[float, float], precision: str, from_memory: Any) -> None:  # fmt: skip
-        self.xp, self.machine, self.c = xp, machine, c
-        self.m, self.n, self.k, self.groups = shape
-        self.weight_bytes, self.act_bytes = widths
-        self.from_memory = from_memory
-        self.unit_rate = machine.peak(precision) * c["compute_efficiency"] / machine.units
-        self.feed_rate = machine.peak("bf16") * c["feed_bytes_per_flop"]
-        self.cache_rate = machine.l2_bandwidth * c["cache_efficiency"]
-        self.join_s = machine.cycles_s(c["split_cycles"])
-
-    def times(self, tile_m: Any, tile_n: Any, split: Any) -> tuple[Any, Any, Any, Any, Any]:
-        """Return seconds of (compute, feeding it, memory, reduction through the cache, joining of splits)."""
-        xp, c, units = self.xp, self.c, self.machine.units
-        blocks = xp.ceil(self.m / tile_m) * xp.ceil(self.n / tile_n) * self.groups
-        ctas = blocks * split
-        whole = ctas / units
-        full = xp.ceil(whole)
-        waves = full - c["wave_share"] * (full - whole) * (whole > 1.0)
-        depth = xp.ceil(self.k / split / 64.0) * 64.0
-        overhead = 1.0 + c["tile_overhead"] * (1.0 / tile_m + 1.0 / tile_n) * 0.5
-        compute_s = waves * depth * (2.0 * tile_m * tile_n / self.unit_rate) * overhead
-        share = xp.minimum(1.0, whole)
-        reach = xp.minimum(c["memory_efficiency"], share * c["unit_memory"])
-        memory_s = self.from_memory / (self.machine.bandwidth * reach)
-        traffic = blocks * (tile_m * self.act_bytes + tile_n * self.weight_bytes) * self.k
-        result = self.m * self.n * self.groups * 4.0
-        feed_s = (traffic + result * 0.5) / (self.feed_rate * xp.minimum(1.0, share * c["unit_feed"]))
-        is_split = split > 1
-        reduce_s = is_split * split * result * c["reduction_traffic"] / self.cache_rate
-        return compute_s, feed_s, memory_s, reduce_s, is_split * self.join_s
+def _rates(machine: Machine, c: Mapping[str, float], weight_bytes: float, act_bytes: float,
+           precision: str) -> Rates:  # fmt: skip
+    """Return what the times of tiles depend on besides the shape."""
+    return Rates(
+        float(machine.units), machine.peak(precision) * c["compute_efficiency"] / machine.units,
+        c["tile_overhead"], c["wave_share"], machine.bandwidth, c["memory_efficiency"], c["unit_memory"],
+        weight_bytes, act_bytes, machine.peak("bf16") * c["feed_bytes_per_flop"], c["unit_feed"],
+        machine.l2_bandwidth * c["cache_efficiency"], c["reduction_traffic"],
+        machine.cycles_s(c["split_cycles"]),
+    )  # fmt: skip
 
 
-def _best(shape: _Shape) -> tuple[Any, Any, Any]:
-    """Return (tile_m, tile_n, split) with the least time; of one shape: all candidates at once."""
-    xp = shape.xp
+def _fastest(xp: Any, tiles: tuple[tuple[int, int], ...], shape: tuple[Any, ...], rates: Rates,
+             ) -> tuple[Any, Any, Any]:  # fmt: skip
+    """Return (tile_m, tile_n, split) with the least time."""
+    table, rows = _grid(tiles)
     if xp is SCALAR:
-        grid = _grid(shape.machine.tiles)
-        shape.xp = VECTOR
-        compute_s, feed_s, memory_s, reduce_s, join_s = shape.times(*grid)
-        shape.xp = SCALAR
-        total = np.maximum(np.maximum(compute_s, feed_s), memory_s) + reduce_s + join_s
-        chosen = int(total.argmin())
-        return float(grid[0][chosen]), float(grid[1][chosen]), float(grid[2][chosen])
-    best: Any = None
-    choice: tuple[Any, ...] = ()
-    for tile_m, tile_n in shape.machine.tiles:
-        for split in SPLITS:
-            compute_s, feed_s, memory_s, reduce_s, join_s = shape.times(tile_m, tile_n, split)
-            total = xp.maximum(xp.maximum(compute_s, feed_s), memory_s) + reduce_s + join_s
-            if best is None:
-                best, choice = total, (tile_m + 0.0 * total, tile_n + 0.0 * total, split + 0.0 * total)
-                continue
-            better = total < best
-            best = xp.where(better, total, best)
-            new = (tile_m, tile_n, split)
-            choice = tuple(xp.where(better, a, b) for a, b in zip(new, choice, strict=True))
-    return choice[0], choice[1], choice[2]
+        index: int = choose_one(*shape, table, rates)
+        return rows[index]
+    wide = np.stack(np.broadcast_arrays(*shape), axis=1)
+    best = table[choose(wide, table, rates)]
+    return best[:, 0], best[:, 1], best[:, 2]
 
 
 @lru_cache(maxsize=64)
-def _grid(tiles: tuple[tuple[int, int], ...]) -> tuple[Any, Any, Any]:
-    """Return every tile with every split, as three columns."""
+def _grid(tiles: tuple[tuple[int, int], ...]) -> tuple[Any, list[tuple[float, float, float]]]:
+    """Return every tile with every split, as an array and as rows."""
     every = np.array([(m, n, split) for m, n in tiles for split in SPLITS], dtype=np.float64)
-    return every[:, 0], every[:, 1], every[:, 2]
+    return every, [(m, n, split) for m, n, split in every.tolist()]
 
 
 def residency(xp: Any, machine: Machine, working_set: Any, power: float) -> Any:
