@@ -102,6 +102,7 @@ def _summary(model: Model, context: int | None) -> dict[str, Any]:
         "tied_embeddings": model.tied_embeddings,
         "max_context": model.max_context,
         "dense_precision": model.dense_precision,
+        "embedding_precision": model.embedding_precision,
         "kv_bytes_per_value": _KV_BYTES_PER_VALUE,
         "state_values": model.state_values,
         "moe_layers": list(model.moe_layers),
@@ -134,7 +135,8 @@ def _lines(model: Model, told: dict[str, object], context: int | None) -> list[s
         f"  parameters: {counts} (embeddings counted as active: {model.counting})",
         *([f"  published: {_told(told)}"] if told else []),
         f"  width {model.hidden_size}, vocabulary {model.vocab_size}{tied}, context {model.max_context}",
-        f"  weights as released: {model.native_precision}, attention {model.dense_precision}",
+        f"  weights as released: {model.native_precision}, attention {model.dense_precision},"
+        f" embedding {model.embedding_precision}",
         f"  KV cache: {_kv_line(model, context)}",
     ]
     for title, encoder in (("layers", False), ("encoder layers", True)):

@@ -59,7 +59,7 @@ def resolve_precision(spec: PrecisionSpec, model: Model, document: Document) -> 
     chosen = {
         "experts": model.native_precision if native else spec.weights,
         "dense": model.dense_precision if native else spec.weights,
-        "embedding": model.dense_precision if native else "bf16",
+        "embedding": model.embedding_precision if native else "bf16",
         "activations": spec.activations,
         "kv": spec.kv,
         "dispatch": spec.dispatch or spec.activations,

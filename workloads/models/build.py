@@ -42,14 +42,15 @@ def build(document: Document, name: str) -> Model:
     count = fields.integer(*(_DECODER_LAYERS if paired else n.LAYERS), high=MOST_LAYERS)
     setting = Setting(fields, family, count * (2 if families.twin_layers(family) else 1), hidden)
     layers = _layers(setting, crossed=paired)
-    native, dense = precisions(fields)
+    native, dense, embedding = precisions(fields)
     return Model(
         name=fields.text("name", default=name), family=family, hidden_size=hidden,
         vocab_size=fields.integer(*n.VOCAB),
         tied_embeddings=fields.flag("tie_word_embeddings", default=families.tied_by_default(family)),
         max_context=fields.optional(*n.CONTEXT), layers=layers,
         encoder_layers=_encoder(setting) if paired else (),
-        native_precision=native, dense_precision=dense, counting=_counting(fields, family),
+        native_precision=native, dense_precision=dense, embedding_precision=embedding,
+        counting=_counting(fields, family),
         embedding_dim=_embedding_dim(fields, hidden),
         other_parameters=_other(fields, family, hidden, count), notes=_notes(fields, family),
     )  # fmt: skip

@@ -93,7 +93,8 @@ OTHER_KNOWN = (
     "v_head_dim", "topk_method", "use_qk_norm", "attn_output_gate", "expert_layer_offset",
     "attn_layer_period", "attn_layer_offset", "index_n_heads", "index_head_dim", "index_topk",
     "quantization_config", "full_attention_interval", "moe_layer_end_index", "expert_dtype",
-    "encoder_sparse_step", "name", "counting", "native_precision", "dense_precision", "is_encoder_decoder",
+    "encoder_sparse_step", "name", "counting", "native_precision", "dense_precision",
+    "embedding_precision", "is_encoder_decoder",
 )  # fmt: skip
 
 # a field of the first group says otherwise what the second group says: laid over it, it replaces it

@@ -12,23 +12,28 @@ _TYPES = {
     "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16", "fp16": "fp16", "float32": "fp32",
     "float": "fp32", "fp32": "fp32", "float64": "fp64", "float8_e4m3fn": "fp8",
 }  # fmt: skip
+_PLAIN = ("fp64", "fp32", "tf32", "bf16", "fp16")
 _METHODS = {"fp8": "fp8", "fbgemm_fp8": "fp8", "mxfp4": "mxfp4", "nvfp4": "nvfp4", "bitnet": "int2"}
 _EXPERT_TYPES = {"fp4": "mxfp4", "mxfp4": "mxfp4", "nvfp4": "nvfp4", "fp8": "fp8", "bf16": "bf16"}
 _INTEGERS = {2: "int2", 3: "int3", 4: "int4", 8: "int8"}
 
 
-def precisions(fields: Fields) -> tuple[str, str]:
-    """Return the format of the experts' (in a dense model: all) weights, and that of the attention's.
+def precisions(fields: Fields) -> tuple[str, str, str]:
+    """Return the formats of the experts' (in a dense model: all) weights, the attention's, the embeddings'.
 
-    Attention counts as unquantised if the quantisation's list of exceptions names it.  A method that is
+    Attention counts as unquantised if the quantisation's list of exceptions names it; embedding and output
+    head are not quantised (no published method of these does so).  A method that is
     not known leaves the plain type: the formats say what to assume, an experiment may say otherwise.
-    ``native_precision`` and ``dense_precision``, where a file has them, are taken as they are.
+    ``native_precision``, ``dense_precision`` and ``embedding_precision``, where a file has them, are taken
+    as they are.
     """
     plain = _TYPES.get(fields.text("torch_dtype", "dtype", default="bfloat16").removeprefix("torch."), "bf16")
     quantised = _quantised(fields) or plain
     attention = plain if _attention_is_left_out(fields) else quantised
     expert = _EXPERT_TYPES.get(fields.text("expert_dtype").lower(), quantised)
-    return _named(fields, "native_precision", expert), _named(fields, "dense_precision", attention)
+    dense = _named(fields, "dense_precision", attention)
+    embedding = _named(fields, "embedding_precision", dense if dense in _PLAIN else plain)
+    return _named(fields, "native_precision", expert), dense, embedding
 
 
 def _named(fields: Fields, name: str, default: str) -> str:

@@ -111,6 +111,7 @@ class Model:
     encoder_layers: tuple[Layer, ...] = ()
     native_precision: str = "bf16"  # of the experts' (else all) weights as released
     dense_precision: str = "bf16"  # of the attention's weights as released
+    embedding_precision: str = "bf16"  # of embedding and output head as released
     counting: Counting = "all"
     embedding_dim: int | None = None  # width of the embedding, where it is not hidden_size
     other_parameters: int = 0  # learned positions, final norms, output bias

@@ -83,5 +83,5 @@ def test_each_configuration_loads_or_names_file_and_field(path):
 @needs_data
 @pytest.mark.parametrize("name", [name for name in names() if configuration_of(name).is_file()])
 def test_a_library_model_is_the_configuration_that_it_names(name):
-    same = {"name": "", "notes": (), "native_precision": "", "dense_precision": ""}
+    same = {"name": "", "notes": (), "native_precision": "", "dense_precision": "", "embedding_precision": ""}
     assert replace(load(name), **same) == replace(load(configuration_of(name)), **same)

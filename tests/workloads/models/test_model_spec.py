@@ -129,3 +129,6 @@ def test_released_precisions():
         "mixtral-8x7b": ("bf16", "bf16"), "deepseek-v3": ("fp8", "fp8"), "gpt-oss-20b": ("mxfp4", "bf16"),
         "kimi-k2.5": ("int4", "bf16"), "deepseek-v4-pro": ("mxfp4", "fp8"),
     }  # fmt: skip
+    assert {load(name).embedding_precision for name in chosen} == {"bf16"}
+    assert load("switch-base-128").embedding_precision == "fp32"
+    assert load("deepseek-v3", {"embedding_precision": "int8"}).embedding_precision == "int8"
