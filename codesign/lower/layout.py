@@ -105,5 +105,5 @@ def coefficients_of(t: ExpertTables) -> list[float]:
     per_token = float(t.bytes_of_n[2] - t.bytes_of_n[1])
     return [
         t.seconds_per_work, t.head_s, t.seconds_per_byte, t.launch_s, t.active_s, t.power, t.flop_per_token,
-        per_token, float(t.bytes_of_n[1]) - per_token,
+        per_token, float(t.bytes_of_n[1]) - per_token, 0.0, 0.0, 0.0,
     ]  # fmt: skip

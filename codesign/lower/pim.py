@@ -41,6 +41,7 @@ class PimCosts:
         memory_s = np.where(n > 0, weight_bytes + n * token_bytes, 0.0) / self.bytes_per_s
         bound = compute_s >= memory_s
         row = [1.0, 0.0, 1.0, self.launch_s, 0.0, 1.0, flop_per_token, token_bytes, weight_bytes]
+        row += [0.0, 0.0, 0.0]  # nothing is decoded
         return np.where(bound, compute_s, 0.0), np.where(bound, 0.0, memory_s), row
 
     def attention_s(self, cost: Cost, bytes_read: float) -> tuple[float, float]:

@@ -24,7 +24,7 @@ def counters(cluster: Cluster) -> dict[str, float]:
         tally = dict(zip(TALLY, engine.tally.tolist(), strict=True))
         total["link_bytes"] += tally["link_sent"]
         total["network_bytes"] += tally["network_sent"]
-        for part, (flop, count) in zip(plan.portions.parts, engine.portion_tally.tolist(), strict=True):
+        for part, (flop, count, _) in zip(plan.portions.parts, engine.portion_tally.tolist(), strict=True):
             pim = part.unit == "pim"
             total["pim_flop" if pim else "flop"] += flop * ranks_per_group
             total["pim_bytes" if pim else "memory_bytes"] += count * ranks_per_group

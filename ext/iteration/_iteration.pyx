@@ -14,6 +14,9 @@ from ext.iteration._counting cimport count_pairs, plain_by_k
 
 cdef int EXPERTS = names.EXPERTS, DISPATCH = names.DISPATCH, COMBINE = names.COMBINE
 cdef int FETCH = names.FETCH, FETCH_BANDWIDTH = names.FETCH_BANDWIDTH, LAUNCH = names.LAUNCH
+cdef int VECTOR = names.VECTOR, DECODE_S = names.DECODE_S
+cdef int DECODE_FLOP_PER_TOKEN = names.DECODE_FLOP_PER_TOKEN
+cdef int DECODE_FLOP_PER_EXPERT = names.DECODE_FLOP_PER_EXPERT
 cdef int NORM_STEPS = names.NORM_STEPS
 cdef int LINK_SENT = names.LINK_SENT, QUEUED_S = names.QUEUED_S
 cdef int LINK_BANDWIDTH = names.LINK_BANDWIDTH
@@ -188,7 +191,7 @@ cdef class Iteration:
         self.sums = np.zeros((layout.n_layers, layout.n_groups, layout.n_portions, 3))
         self.portion = np.zeros((layout.n_layers, layout.n_experts), np.int8)
         self.fetch_s = np.zeros((layout.n_layers, layout.n_groups, layout.n_fetches, 2))
-        self.portion_tally = np.zeros((layout.n_portions, 2))
+        self.portion_tally = np.zeros((layout.n_portions, 3))
         self.v_portion, self.v_fetch, self.v_portion_tally = self.portion, self.fetch_s, self.portion_tally
         self.volume = np.zeros((layout.n_layers, layout.n_ranks, 2))
         self.finish_s, self.cause = np.zeros(n), np.zeros(n, np.int32)
@@ -321,6 +324,7 @@ cdef class Iteration:
         self.v_tally[1] += tokens
         self.v_portion_tally[u, 0] += tokens * c[FLOP_PER_TOKEN]
         self.v_portion_tally[u, 1] += tokens * c[BYTES_PER_TOKEN] + active * c[BYTES_PER_EXPERT]
+        self.v_portion_tally[u, 2] += tokens * c[DECODE_FLOP_PER_TOKEN] + active * c[DECODE_FLOP_PER_EXPERT]
 
     cdef void cost_fetches(self) noexcept:
         cdef int m, g, f, at = self.fetch_row
@@ -340,7 +344,7 @@ cdef class Iteration:
         launch_s = c[LAUNCH_S] + active * c[ACTIVE_S]
         return launch_s + norm(
             compute_s, memory_s, c[POWER], &self.norm_of_ratio[self.table_of[m, u], 0]
-        )
+        ) + active * c[DECODE_S]
 
     cdef void cost_exchanges(self) noexcept:
         cdef int m, r, g, d, link, at
@@ -467,6 +471,7 @@ cdef class Iteration:
             self.v_parts[EXPERTS, self.portion_parts[u, 0]] += part * both
             self.v_parts[EXPERTS, self.portion_parts[u, 1]] += (1.0 - part) * both
             self.v_parts[EXPERTS, LAUNCH] += c[LAUNCH_S] + active * c[ACTIVE_S]
+            self.v_parts[EXPERTS, VECTOR] += active * c[DECODE_S]
         first = self.expert_row + m * self.n_groups * self.n_portions + u
         for i in range(self.n_groups):
             total += self.v_row[first + i * self.n_portions]

@@ -24,14 +24,16 @@ PARTS = (
     "fetch_latency",
 )  # fmt: skip
 COMPUTE, MEMORY, LAUNCH = PARTS.index("compute"), PARTS.index("memory"), PARTS.index("launch")
+VECTOR = PARTS.index("vector")
 LINK_BANDWIDTH = PARTS.index("link_bandwidth")  # then link latency, network bandwidth, network latency
 
-# columns of `Layout.coefficients`: see hwmodels.costs.ExpertTables
+# columns of `Layout.coefficients`: see hwmodels.costs.ExpertTables; the last three are of stored weights
+# that are decoded before use: seconds of an expert's before its product, and FLOPs wherever they are done
 (
     SECONDS_PER_WORK, HEAD_S, SECONDS_PER_BYTE, LAUNCH_S, ACTIVE_S, POWER, FLOP_PER_TOKEN, BYTES_PER_TOKEN,
-    BYTES_PER_EXPERT,
-) = range(9)  # fmt: skip
-N_COEFFICIENTS = 9
+    BYTES_PER_EXPERT, DECODE_S, DECODE_FLOP_PER_TOKEN, DECODE_FLOP_PER_EXPERT,
+) = range(12)  # fmt: skip
+N_COEFFICIENTS = 12
 FETCH_BANDWIDTH = PARTS.index("fetch_bandwidth")  # then fetch latency
 
 # entries of `Iteration.tally`, summed over all iterations
@@ -65,8 +67,8 @@ class Layout:
         combine   L x W      exchange back
         barrier   1          no time
 
-    A *portion* is a part of a group's experts that is computed together: on another unit, or later because
-    its weights come later.  With one portion (the usual case) all experts are in it; with more, `Iteration`
+    A *portion* is a part of a group's experts that is computed together: on another unit, from weights that
+    are stored otherwise, or later because its weights come later.  With one portion (the usual case) all experts are in it; with more, `Iteration`
     asks its `assign` which expert is in which.
 
     Parameters
@@ -80,7 +82,7 @@ class Layout:
     portion_parts : int32[U, 2]                 PARTS of a portion's compute and memory seconds
     n_fetches : int                             F
     work, moved : float64[tables, N + 1]        by tokens of an expert (`ExpertTables`)
-    coefficients : float64[tables, 9]
+    coefficients : float64[tables, 12]
     send : float64[2, W, G], recv : [2, W, D]   weights of `pair` in the bytes of a rank's port; index 0 the
                                                 link inside a node, 1 the network between nodes
     data_group, rank_group : int32[W]           data group and expert group of each rank

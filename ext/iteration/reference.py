@@ -15,6 +15,9 @@ from ext.iteration.layout import (
     BYTES_PER_EXPERT,
     BYTES_PER_TOKEN,
     COMBINE,
+    DECODE_FLOP_PER_EXPERT,
+    DECODE_FLOP_PER_TOKEN,
+    DECODE_S,
     DISPATCH,
     EXPERTS,
     FETCH,
@@ -33,6 +36,7 @@ from ext.iteration.layout import (
     SECONDS_PER_BYTE,
     SECONDS_PER_WORK,
     TALLY,
+    VECTOR,
     Layout,
 )  # fmt: skip
 
@@ -107,7 +111,7 @@ class Iteration:
     path_parts : float64[kinds, PARTS]      seconds on the critical paths of all iterations
     straggle_s : float64[kinds]             of which waiting for the slowest rank (above the mean rank)
     tally : float64[len(TALLY)]             counters of all iterations
-    portion_tally : float64[U, 2]           FLOPs and bytes of the experts of each portion
+    portion_tally : float64[U, 3]           FLOPs and bytes of the experts of each portion, FLOPs of decoding
     portion : int8[L, E]                    portion of each expert: what `assign` fills
     fetch_s : float64[L, G, F, 2]           seconds of each fetch by bandwidth and latency: likewise
     assign                                  called with the iteration after counting, if there are portions
@@ -126,7 +130,7 @@ class Iteration:
         self.sums = np.zeros((layout.n_layers, layout.n_groups, layout.n_portions, 3))
         self.portion = np.zeros((layout.n_layers, layout.n_experts), np.int8)
         self.fetch_s = np.zeros((layout.n_layers, layout.n_groups, layout.n_fetches, 2))
-        self.portion_tally = np.zeros((layout.n_portions, 2))
+        self.portion_tally = np.zeros((layout.n_portions, 3))
         self.volume = np.zeros((layout.n_layers, layout.n_ranks, 2))
         self.finish_s, self.cause = np.zeros(n), np.zeros(n, np.int32)
         self.path, self.path_length = np.zeros(n, np.int32), 0
@@ -205,6 +209,7 @@ class Iteration:
         self.tally[1] += tokens
         self.portion_tally[u, 0] += tokens * c[FLOP_PER_TOKEN]
         self.portion_tally[u, 1] += tokens * c[BYTES_PER_TOKEN] + active * c[BYTES_PER_EXPERT]
+        self.portion_tally[u, 2] += tokens * c[DECODE_FLOP_PER_TOKEN] + active * c[DECODE_FLOP_PER_EXPERT]
 
     def expert_s(self, m: int, g: int, u: int) -> float:
         """Return the seconds of one portion of a group's fused expert layer."""
@@ -216,7 +221,8 @@ class Iteration:
         compute_s = float(work * c[SECONDS_PER_WORK] + c[HEAD_S])
         memory_s = float(moved * c[SECONDS_PER_BYTE])
         launch_s = float(c[LAUNCH_S] + active * c[ACTIVE_S])
-        return launch_s + norm(compute_s, memory_s, float(c[POWER]), self.layout.norm_of_ratio[table])
+        both_s = norm(compute_s, memory_s, float(c[POWER]), self.layout.norm_of_ratio[table])
+        return launch_s + both_s + float(active * c[DECODE_S])
 
     def cost_exchanges(self) -> None:
         """Fill the rows of dispatch and combine from the token copies between groups."""
@@ -283,6 +289,7 @@ class Iteration:
             self.path_parts[EXPERTS, lay.portion_parts[u, 0]] += share * both
             self.path_parts[EXPERTS, lay.portion_parts[u, 1]] += (1.0 - share) * both
             self.path_parts[EXPERTS, LAUNCH] += c[LAUNCH_S] + active * c[ACTIVE_S]
+            self.path_parts[EXPERTS, VECTOR] += active * c[DECODE_S]
         first = lay.expert_row + m * lay.n_groups * lay.n_portions + u
         rows = self.row_s[first : first + lay.n_groups * lay.n_portions : lay.n_portions]
         self.straggle_s[EXPERTS] += rows[g] - _mean(rows)
