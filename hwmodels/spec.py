@@ -98,6 +98,7 @@ class MemoryTier(Strict):
     shared_by: int = Field(default=1, ge=1)  # devices that share this tier's bandwidth (host memory)
     standard: str | None = None  # key of the DRAM standards library, for `fidelity: cycle`
     channels: int | None = Field(default=None, gt=0)
+    interleave: Bytes | None = None  # consecutive bytes in one channel; default by kind, see `hwmodels.cycle`
 
 
 class Pim(Strict):

@@ -1,8 +1,9 @@
 """The bandwidth that an access pattern gets from a device's DRAM: blocks read by several streams in turn.
 
-The pattern of one channel is simulated (all channels see the same one: addresses are interleaved finely
-over them).  Blocks lie at drawn, aligned places; the banks of a row are permuted by a hash of its number,
-as memory controllers of accelerators do, so that equal strides do not meet in one bank.
+The pattern of one channel is simulated, and all channels see the same one: addresses are interleaved over
+them, so that a block lies in one channel as at least one unit of interleaving, in one row.  Blocks lie at
+drawn, aligned places; the banks of a row are permuted by a hash of its number, as memory controllers of
+accelerators do, so that equal strides do not meet in one bank.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _IN_CLOCKS = ("nBL", "nCCD", "nPPD", "nCS", "nAAD", "nWCKPST", "nCAS")  # not an
 _MOST = 16384  # bursts of a block in one channel, from which on it counts as endless
 _INTERVALS = 4  # refresh intervals in a run at full speed; slower patterns see more
 _TURN_BYTES = 1024  # read of one stream before the next one's turn, in one channel
+# bytes in a row of one channel before the next channel; of accelerators as Accel-Sim describes GPUs
+_INTERLEAVE = {"hbm": 256.0, "gddr": 256.0, "lpddr": 256.0}
 _KINDS = {"hbm": "hbm3", "ddr": "ddr5", "lpddr": "lpddr5", "gddr": "gddr6"}
 
 
@@ -66,9 +69,10 @@ class DramSystem:
 
     def __init__(
         self, part: Part, channels: int, *, queue: int = 128, refresh: int = Refresh.ALL_BANK,
-        store: Store | None = None,
+        interleave_bytes: float = 0.0, store: Store | None = None,
     ) -> None:  # fmt: skip
         self.part, self.channels, self.queue, self.refresh = part, channels, queue, refresh
+        self.interleave_bytes = max(interleave_bytes, part.burst_bytes)
         self.store = store or Store()
 
     @cached_property
@@ -78,7 +82,8 @@ class DramSystem:
 
     @cached_property
     def _described(self) -> dict[str, object]:
-        return {"version": MODEL_VERSION, "channel": asdict(self.channel), "queue": self.queue}
+        return {"version": MODEL_VERSION, "channel": asdict(self.channel), "queue": self.queue,
+                "interleave": self.interleave_bytes}  # fmt: skip
 
     @property
     def peak_bytes_per_s(self) -> float:
@@ -148,7 +153,8 @@ class DramSystem:
 
     def _rounded(self, pattern: Pattern) -> tuple[int, int]:
         """Return bursts of a block in one channel and streams, as powers of two: few questions recur."""
-        bursts = pattern.block_bytes / self.channels / self.part.burst_bytes
+        run_bytes = max(pattern.block_bytes / self.channels, min(pattern.block_bytes, self.interleave_bytes))
+        bursts = run_bytes / self.part.burst_bytes
         block = _MOST if bursts >= _MOST else 1 << max(0, round(math.log2(max(bursts, 1.0))))
         streams = 1 if block == _MOST and pattern.streams <= 1 else min(max(pattern.streams, 1), 32)
         return block, 1 << round(math.log2(streams))
@@ -165,7 +171,8 @@ class DramSystem:
     def _serve(self, unit: IntArray, write: IntArray, refresh: int) -> dict[str, float]:
         """Run bursts as fast as they are taken; what a lone read takes is latency, not bandwidth."""
         channel, n = self.channel, len(unit)
-        bank, row = addresses(unit, channel, MAPPINGS["M1"])
+        run_length = max(1, int(self.interleave_bytes) // self.part.burst_bytes)
+        bank, row = addresses(in_one_row(unit, run_length, channel), channel, MAPPINGS["M1"])
         bank = permuted(bank, row, channel)
         at_once = np.zeros(n, dtype=np.int64)
         got = run(channel, Controller(queue=self.queue, refresh=refresh), bank, row, unit, write, at_once)
@@ -193,6 +200,17 @@ def block_reads(n: int, block: int, streams: int, turn: int, total: int, seed: i
         places
     )
     out: IntArray = (drawn.astype(np.int64) * block + walked % block) % total
+    return out
+
+
+def in_one_row(unit: IntArray, run_length: int, channel: Channel) -> IntArray:
+    """Return burst numbers whose every `run_length` lie in one row, for a mapping with bank groups lowest.
+
+    Law: a bijection of the bursts of whole runs over all groups; the identity for a run of one burst.
+    """
+    groups = channel.groups * channel.pseudo
+    place, run = unit % run_length, unit // run_length
+    out: IntArray = (run // groups * run_length + place) * groups + run % groups
     return out
 
 
@@ -240,7 +258,8 @@ def dram_of(
     part = load_part(_standard(tier, where))
     channels = tier.channels or max(1, round(tier.bandwidth / part.peak_bytes_per_s))
     part = at_rate(part, tier.bandwidth / channels)
-    return DramSystem(part, channels, queue=queue, refresh=refresh, store=store)
+    interleave = tier.interleave or _INTERLEAVE.get(tier.kind, 0.0)
+    return DramSystem(part, channels, queue=queue, refresh=refresh, interleave_bytes=interleave, store=store)
 
 
 def _standard(tier: MemoryTier, where: str) -> str:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from codesign.base.document import Strict, read_yaml, validate
+from codesign.base.compose import merge, without
+from codesign.base.document import Document, Strict, read_yaml, validate
 from codesign.base.errors import ConfigError, unknown_name
 from codesign.base.units import Area, Bytes, Energy, EnergyPerByte, EnergyPerFlop, Frequency, Latency
 from ext.pim import RowTimes, Streamed, stream_rows
@@ -45,6 +46,7 @@ class PimUnit(Strict):
 
     name: str
     part: str
+    timing: dict[str, float] = Field(default_factory=dict)  # clocks that differ from the part's
     channels: int = Field(gt=0)  # pseudo-channels that take commands of their own
     banks_at_once: int = Field(gt=0)  # per channel
     rows_per_opening: int = Field(default=1, gt=0)  # rows of a unit's banks that one ACT opens
@@ -63,6 +65,12 @@ class PimUnit(Strict):
     sources: dict[str, str]
 
     @property
+    def dram(self) -> Part:
+        """The part, with what is laid over its timing."""
+        part = named_part(self.part)
+        return replace(part, timing={**part.timing, **self.timing}) if self.timing else part
+
+    @property
     def peak_flop_rate(self) -> float:
         """FLOP/s of all units."""
         return self.channels * self.units_per_channel * self.lanes * 2 * self.clock
@@ -70,7 +78,7 @@ class PimUnit(Strict):
     @property
     def bandwidth(self) -> float:
         """Bytes/s from all banks at work to their units."""
-        part = named_part(self.part)
+        part = self.dram
         column = self.channels * self.banks_at_once * part.burst_bytes
         return column / (part.timing[self.pace] * part.clock_s)
 
@@ -110,15 +118,41 @@ def load_unit(name: str) -> PimUnit:
     ------
     ConfigError   unknown name, broken file, unknown DRAM part or timing
     """
+    return _checked(_read(name))
+
+
+def unit_of(source: Document) -> PimUnit:
+    """Load a unit by name, or one that is laid over another: ``{from: duplex_logic, area: 900 mm**2}``.
+
+    Raises
+    ------
+    ConfigError   as `load_unit`; a mapping that does not say where it starts
+    """
+    if isinstance(source.data, str):
+        return load_unit(source.data)
+    base = source.get(("from",))
+    if not isinstance(base, str):
+        raise source.error((), f"a PIM unit is a name ({', '.join(names())}), or a mapping with `from`")
+    return _checked(merge(_read(base), without(source, ("from",))))
+
+
+def _read(name: str) -> Document:
     path = Path(name) if name.endswith(".yaml") else LIBRARY / f"{name}.yaml"
     if not name.endswith(".yaml") and name not in names():
         raise unknown_name("PIM unit", name, names())
-    unit = validate(PimUnit, read_yaml(path, "PIM unit"))
-    part = named_part(unit.part, str(path))
-    if unit.pace not in part.timing:
-        raise unknown_name("timing", unit.pace, part.timing, f"{path}: pace")
+    return read_yaml(path, "PIM unit")
+
+
+def _checked(document: Document) -> PimUnit:
+    unit = validate(PimUnit, document)
+    part, place = named_part(unit.part, document.where(("part",))), document.where(())
+    for name in (unit.pace, *unit.timing):
+        if name not in part.timing:
+            raise unknown_name("timing", name, part.timing, f"{place}: pace or timing")
+    if min(unit.timing.values(), default=1.0) <= 0:
+        raise document.error(("timing",), "clocks must be positive")
     if unit.banks_at_once > part.channel().n_banks:
-        raise ConfigError(f"{path}: banks_at_once = {unit.banks_at_once}: the channel has fewer banks")
+        raise ConfigError(f"{place}: banks_at_once = {unit.banks_at_once}: the channel has fewer banks")
     return unit
 
 
@@ -129,7 +163,7 @@ def gemm(unit: PimUnit, m: int, n: int, k: int) -> PimCost:
     """
     if min(m, n, k) <= 0:
         return PimCost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0.0, 0.0)
-    part = named_part(unit.part)
+    part = unit.dram
     passes = _passes(m, unit.tokens_per_read)
     streamed = [(count, _stream(unit, part, n * k, tokens)) for tokens, count in passes.items()]
     rows_s = sum(count * got.clocks for count, got in streamed) * part.clock_s

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from codesign.base.errors import ConfigError
+from ext.dram import addresses
 from hwmodels.cycle.memory import (
     SEQUENTIAL,
     DramSystem,
@@ -15,10 +16,12 @@ from hwmodels.cycle.memory import (
     at_rate,
     block_reads,
     dram_of,
+    in_one_row,
     permuted,
 )
 from hwmodels.cycle.standards import load_part, names
 from hwmodels.cycle.store import Store
+from hwmodels.cycle.streams import MAPPINGS
 from hwmodels.load import load_device
 from hwmodels.load import names as device_names
 
@@ -36,6 +39,13 @@ def test_no_pattern_beats_long_reads_and_short_blocks_are_slower(name):
     single = dram.bandwidth(Pattern(32.0 * 16))
     assert single.efficiency < long.efficiency
     assert single.hits < long.hits
+
+
+def test_coarser_interleaving_keeps_small_blocks_in_open_rows():
+    pages = Pattern(16384.0, 8)
+    fine, coarse = (DramSystem(load_part("hbm3"), 128, interleave_bytes=n).bandwidth(pages) for n in (0, 256))
+    assert coarse.hits > fine.hits
+    assert coarse.efficiency > fine.efficiency
 
 
 def test_shares_of_bursts_sum_to_one_and_refresh_costs_its_cycle():
@@ -143,3 +153,14 @@ def test_a_mix_does_not_depend_on_the_order_of_its_kinds_and_small_blocks_slow_i
 def test_a_mix_without_traffic_is_refused(traffic):
     with pytest.raises(ConfigError):
         DramSystem(load_part("hbm3"), 80).mixed(traffic)
+
+
+@pytest.mark.parametrize("run_length", [1, 4, 8])
+def test_units_of_interleaving_lie_in_one_row(run_length):
+    channel = load_part("hbm3").channel()
+    unit = np.arange(4096)
+    moved = in_one_row(unit, run_length, channel)
+    assert (np.sort(moved) == unit).all()
+    bank, row = addresses(moved, channel, MAPPINGS["M1"])
+    for lane in (bank, row):
+        assert (lane.reshape(-1, run_length) == lane.reshape(-1, run_length)[:, :1]).all()

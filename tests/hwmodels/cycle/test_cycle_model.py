@@ -12,6 +12,8 @@ from hwmodels.load import load_device
 
 pytest.importorskip("ext.dram._channel", reason="the Cython twin is not built")
 H100 = load_device("h100")
+HBM = H100.memory["hbm"].model_copy(update={"interleave": 32.0})
+FINE = H100.model_copy(update={"memory": {**H100.memory, "hbm": HBM}})  # every burst in the next channel
 # hidden, width, experts: Mixtral, DeepSeek-V3, Qwen3, and experts of 44 KiB
 MIXTRAL, DEEPSEEK, QWEN, TINY = (4096, 14336, 8), (7168, 2048, 256), (2048, 768, 128), (1024, 22, 64)
 
@@ -42,14 +44,21 @@ def test_long_reads_cost_what_the_analytical_model_says():
     assert cycle.attention_decode(*page).duration_s == pytest.approx(plain.attention_decode(*page).duration_s)
 
 
-def test_small_experts_get_less_of_the_bandwidth_than_large_ones():
-    cycle, plain = both()
+def test_small_experts_get_less_of_finely_interleaved_memory_than_large_ones():
+    cycle, plain = both(FINE)
     memory = [
         experts(cycle, s).part_s("memory") / experts(plain, s).part_s("memory") for s in (MIXTRAL, QWEN, TINY)
     ]
     assert memory[0] == pytest.approx(1, abs=0.02)
     assert memory[1] > 1.02
     assert memory[2] > memory[1]
+
+
+def test_pages_and_experts_keep_most_of_the_bandwidth_where_a_channel_holds_256_bytes_in_a_row():
+    cycle, plain = both()
+    for shape in (MIXTRAL, DEEPSEEK, QWEN):
+        slower = experts(cycle, shape).part_s("memory") / experts(plain, shape).part_s("memory")
+        assert slower == pytest.approx(1, abs=0.1)
 
 
 def test_what_is_not_memory_is_untouched():
@@ -75,7 +84,7 @@ def test_parts_are_the_derivatives_of_the_duration():
 
 
 def test_the_report_names_what_slow_patterns_lost():
-    cycle, _ = both()
+    cycle, _ = both(FINE)
     experts(cycle, MIXTRAL)
     assert cycle.report() == []
     experts(cycle, TINY)
