@@ -84,15 +84,64 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def show_front(console: Any, front: list[dict[str, Any]], most: int = 40) -> None:
-    """Print the points of a front, a line each."""
-    from rich.table import Table
-
+    """Print the points of a front: a line each, or a column each where whole names need more room."""
     if not front:
         return
-    table = Table(*_short(list(front[0])), box=None, pad_edge=False)
-    for row in front[:most]:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    names = list(front[0])
+    rows = [[_cell(value) for value in row.values()] for row in front[:most]]
     console.print(f"the front, {len(front)} points:")
+    heads = _short(names)
+    wide = [max(len(head), *(_width(row[i]) for row in rows)) for i, head in enumerate(heads)]
+    if sum(wide) + len(wide) <= console.width:
+        _print_table(console, [heads, *rows])
+        return
+    rows = rows[:_COLUMNS]
+    while rows:
+        part = _fitting(rows, max(map(len, heads)), console.width)
+        _print_table(console, [list(line) for line in zip(heads, *rows[:part], strict=True)])
+        rows = rows[part:]
+        console.print()
+    if len(front) > _COLUMNS:
+        console.print(f"... and {len(front) - _COLUMNS} more in the table")
+
+
+def _cell(value: Any) -> str:
+    """Write one value; a mapping (kept as JSON) with a line for each of its settings."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str) and value.startswith("{"):
+        import json
+
+        return "\n".join(f"{key} {setting}" for key, setting in json.loads(value).items())
+    return str(value)
+
+
+def _width(cell: str) -> int:
+    return max(map(len, cell.split("\n")))
+
+
+_COLUMNS = 24  # points of a front that are shown as columns
+
+
+def _fitting(rows: list[list[str]], head: int, width: int) -> int:
+    """Return how many points fit side by side; at least one."""
+    taken = head
+    for n, row in enumerate(rows):
+        taken += 1 + max(map(_width, row))
+        if taken > width:
+            return max(n, 1)
+    return len(rows)
+
+
+def _print_table(console: Any, lines: list[list[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in lines[0]:
+        table.add_column(Text(head), overflow="fold")
+    for line in lines[1:]:
+        table.add_row(*map(Text, line))
     console.print(table)
 
 

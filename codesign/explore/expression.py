@@ -172,8 +172,10 @@ def _bool(node: ast.BoolOp, lookup: Lookup) -> Any:
     return result
 
 
-def _compare(node: Any, lookup: Lookup) -> bool:
+def _compare(node: Any, lookup: Lookup) -> Any:
     left = _value(node.left, lookup)
+    if len(node.ops) == 1:  # of two vectors: a vector of truths, to be summed
+        return _COMPARE[type(node.ops[0])](left, _value(node.comparators[0], lookup))
     for op, other in zip(node.ops, node.comparators, strict=True):
         right = _value(other, lookup)
         if not _COMPARE[type(op)](left, right):

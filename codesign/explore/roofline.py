@@ -39,7 +39,13 @@ _ROOM = 1e18  # bytes: a memory in which everything fits
 
 
 def engine_of(experiment: Experiment, machine: Any = None) -> Engine:
-    """Build the engine of an experiment; `machine` replaces its cost models."""
+    """Build the engine of an experiment; `machine` replaces its cost models.
+
+    Raises
+    ------
+    ConfigError   what the closed form does not have: experts in another tier, units beside the xPU
+    """
+    _check_covered(experiment)
     spec, model, system = experiment.spec, experiment.model, experiment.system
     parallel = resolve_parallel(spec.parallel, model, system, experiment.document)
     precision = resolve_precision(spec.precision, model, experiment.document)
@@ -55,6 +61,20 @@ def engine_of(experiment: Experiment, machine: Any = None) -> Engine:
         engine_s=(engine.step / faster, engine.per_sequence / faster, engine.per_token / faster),
         main=system.device.main_memory, exchange=machine.exchange(parallel.ranks),
     )  # fmt: skip
+
+
+def _check_covered(experiment: Experiment) -> None:
+    """Refuse what would be left out of the sums without a word."""
+    spec, document = experiment.spec, experiment.document
+    rule = "is beyond the closed form of `fidelity: roofline`; take fidelity: event (cost_model: roofline)"
+    if (
+        spec.memory.experts not in (None, experiment.system.device.main_memory)
+        and experiment.model.moe_layers
+    ):
+        raise document.error(("memory", "experts"), rule, spec.memory.experts)
+    units = spec.policies.units
+    if (units.get("name") if isinstance(units, dict) else units) not in (None, "xpu"):
+        raise document.error(("policies", "units"), rule, units)
 
 
 def load_of(experiment: Experiment) -> Load:

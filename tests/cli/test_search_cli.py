@@ -27,3 +27,15 @@ def test_search_as_json_and_text(tmp_path, capsys):
     assert "--resume" in capsys.readouterr().err
     assert main([*arguments, "-o", str(tmp_path / "c"), "--sampler", "nsga"]) == 2
     assert "choose from nsga2, nsga3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "240"])
+def test_names_are_whole_at_any_width(tmp_path, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    options = ["--trials", "16", "--fidelity", "roofline", "--workers", "0", "-o", str(tmp_path)]
+    assert main(["search", str(SHIPPED), *options]) == 0
+    out = capsys.readouterr().out
+    for name in ("hbm.bandwidth", "batching.max_sequences", "usd_per_million_tokens", "energy_j_per_token"):
+        assert name in out
+    assert "…" not in out
+    assert max(map(len, out.splitlines()[1:-1])) <= int(columns)

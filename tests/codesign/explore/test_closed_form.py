@@ -213,3 +213,19 @@ def test_arrays_have_one_cost_model(experiment):
     assert "cost model" in found[0]["error"]
     with pytest.raises(ConfigError, match=r"use codesign\.sweep"):
         evaluate({"experiment": whole, "axes": {"seed": [1]}, "derived": {"parallel.expert": "4"}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"memory.experts": "ddr", "policies.expert_cache": {"name": "lru", "slots": 1}}, "memory.experts"),
+        ({"system": "duplex-node", "policies.units": "pim"}, "policies.units"),
+    ],
+)
+def test_what_the_closed_form_leaves_out_is_refused(experiment, changes, place):
+    base = {**experiment, "parallel": {"tensor": 4}, "fidelity": "roofline"}
+    source = {"experiment": base, "set": changes, "axes": {"workload.requests.count": [8]}}
+    found = codesign.sweep(source, workers=0)
+    assert found.rows[0]["status"] == "refused"
+    assert place in found.rows[0]["error"]
+    assert "fidelity: event" in found.rows[0]["error"]

@@ -67,23 +67,33 @@ def test_constraints_hold_on_the_front(space):
     assert all(row["average_power_w"] <= 2600 for row in found.pareto().to_pylist())
 
 
-def test_shipped_problem_front_beats_chance():
-    """TPE against random search of the same budget: more volume in the mean of six seeds, and in most."""
+FALSE_ALARM = 0.01  # chance that a sampler no better than random would pass
+MEMORY_SYSTEM = (["usd_per_million_tokens", "tpot_s.mean"], [1.5, 0.02])
+WITH_ENERGY = (["usd_per_million_tokens", "tpot_s.mean", "energy_j_per_token"], [1.5, 0.02, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("objectives", "reference"), [MEMORY_SYSTEM, pytest.param(*WITH_ENERGY, marks=pytest.mark.slow)]
+)
+def test_shipped_problems_front_beats_chance(objectives, reference):
+    """TPE against random search of the same budget, seven seeds each: rank sum of the volumes, one-sided.
+
+    The exact test of Mann and Whitney has no assumption about the volumes' distribution: were TPE no better
+    than chance, the assertion would hold for a share `FALSE_ALARM` of all choices of seeds.
+    """
+    from scipy.stats import mannwhitneyu
+
     options: dict[str, Any] = {
-        "objectives": ["usd_per_million_tokens", "tpot_s.mean"], "overrides": {"fidelity": "roofline"},
-        "trials": 96, "workers": 0,
+        "objectives": objectives, "overrides": {"fidelity": "roofline"}, "trials": 72, "workers": 0,
     }  # fmt: skip
     chance, guided = (
-        np.array(
-            [
-                search(SHIPPED, sampler=sampler, seed=seed, **options).hypervolume([1.5, 0.02])
-                for seed in range(1, 7)
-            ]
-        )
+        [
+            search(SHIPPED, sampler=sampler, seed=seed, **options).hypervolume(reference)
+            for seed in range(1, 8)
+        ]
         for sampler in ("random", "tpe")
     )
-    assert guided.mean() > chance.mean()
-    assert (guided > chance).sum() >= 4
+    assert mannwhitneyu(guided, chance, alternative="greater", method="exact").pvalue < FALSE_ALARM
 
 
 def test_a_search_goes_on_where_it_was_interrupted(tmp_path, space):
