@@ -13,12 +13,10 @@ import numpy as np
 
 from codesign.base.errors import ConfigError
 from workloads.requests.clients import ClientRecord
-from workloads.requests.lengths import Lengths, normal_quantile, whole_tokens
+from workloads.requests.lengths import Lengths, normal_quantile, quantile_table, whole_tokens
+from workloads.requests.sharing import fit_sharing
 from workloads.requests.spec import FloatArray, IntArray, Requests
 
-BODY = 200  # quantiles evenly spaced ...
-BEND = 20  # ... more of them towards the tail ...
-TAIL = 25  # ... and the largest values one by one: they carry the moments
 JOINT = 12  # rows and columns of the joint table of ranks
 MEMORIES = (1.5, 5.0, 15.0, 50.0, 150.0, 500.0, 1500.0)  # of the gaps, in requests
 
@@ -34,8 +32,6 @@ def fit_dataset(requests: Requests, *, name: str, source: str, note: str = "") -
     ------
     ConfigError   too few requests to describe
     """
-    from workloads.requests.sharing import fit_sharing
-
     n = len(requests)
     if n < 20:
         raise ConfigError(f"{requests.source}: {n} requests are too few to fit a dataset: 20 are needed")
@@ -76,23 +72,6 @@ def fit_clients(
     for key, table in zip(("prompt_tokens", "output_tokens"), lengths, strict=True):
         fitted[key] = quantile_table(table.quantile(even))
     return fitted
-
-
-def quantile_table(values: FloatArray | IntArray) -> dict[str, list[float]]:
-    """Return quantiles at even levels, and the largest values at their own levels (i - 1/2)/n."""
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    n, tail = len(ordered), min(TAIL, len(ordered) // 2)
-    own = (np.arange(n) + 0.5) / n
-    if n > BODY + tail:
-        last = own[n - tail - 1]
-        bend = 1 - np.geomspace(max(0.02, 1 - last), 1 - last, BEND)  # a long tail is no straight line
-        body = np.concatenate((np.linspace(own[0], last, BODY), bend))
-    else:
-        body = own[: n - tail]
-    levels = np.round(np.concatenate((body, own[n - tail :])), 7)
-    levels = np.unique(levels)
-    found = np.interp(levels, own, ordered)
-    return {"levels": [float(x) for x in levels], "values": [float(f"{x:.5g}") for x in found]}
 
 
 def joint_ranks(a: IntArray, b: IntArray, cells: int = JOINT) -> list[list[int]]:

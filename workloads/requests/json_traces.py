@@ -11,8 +11,8 @@ import numpy as np
 
 from codesign.base.errors import ConfigError
 from workloads.requests.files import Rows
+from workloads.requests.raw import RawTrace
 from workloads.requests.spec import MAX_TOKENS, IntArray
-from workloads.requests.traces import RawTrace
 
 _BLOCKS = (512, 256, 128, 64, 32, 16)  # tokens per prefix block: Mooncake's first, then smaller ones
 _IN = ("prompt_tokens", "prompt_len", "input_length", "input_len", "input_tokens")

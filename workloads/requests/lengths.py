@@ -18,6 +18,9 @@ from pydantic import Field, model_validator
 from codesign.base.registry import Registry
 from workloads.requests.spec import MAX_TOKENS, FloatArray, IntArray
 
+BODY = 200  # quantiles evenly spaced ...
+BEND = 20  # ... more of them towards the tail ...
+TAIL = 25  # ... and the largest values one by one: they carry the moments
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 TokensReal = Annotated[float, Field(ge=1, le=MAX_TOKENS)]
 
@@ -174,3 +177,20 @@ class Quantiles:
         """Interpolate linearly; flat outside the given levels."""
         levels = sorted(self.levels)
         return np.interp(u, levels, [self.levels[level] for level in levels])
+
+
+def quantile_table(values: FloatArray | IntArray) -> dict[str, list[float]]:
+    """Return quantiles at even levels, and the largest values at their own levels (i - 1/2)/n."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    n, tail = len(ordered), min(TAIL, len(ordered) // 2)
+    own = (np.arange(n) + 0.5) / n
+    if n > BODY + tail:
+        last = own[n - tail - 1]
+        bend = 1 - np.geomspace(max(0.02, 1 - last), 1 - last, BEND)  # a long tail is no straight line
+        body = np.concatenate((np.linspace(own[0], last, BODY), bend))
+    else:
+        body = own[: n - tail]
+    levels = np.round(np.concatenate((body, own[n - tail :])), 7)
+    levels = np.unique(levels)
+    found = np.interp(levels, own, ordered)
+    return {"levels": [float(x) for x in levels], "values": [float(f"{x:.5g}") for x in found]}

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from codesign.base.random import stream
-from workloads.requests.fit import quantile_table
-from workloads.requests.lengths import Lengths
+from workloads.requests.lengths import Lengths, quantile_table
 from workloads.requests.spec import FloatArray, IntArray, Requests, refuse_blocks
 
 CELLS = 12  # classes of prompt length, each as large

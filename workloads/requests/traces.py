@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import numpy as np
 
 from codesign.base.errors import ConfigError, nearest, unknown_name
 from workloads.requests.files import Rows, read_trace_text
-from workloads.requests.spec import FloatArray, Int32Array, IntArray, Requests, take_ragged
+from workloads.requests.json_traces import read_length_lists, read_mooncake
+from workloads.requests.raw import RawTrace
+from workloads.requests.spec import FloatArray, Int32Array, Requests, take_ragged
 
 FORMATS = ("auto", "azure", "mooncake", "burstgpt", "sharegpt", "csv")
 _COLUMNS = {
@@ -26,20 +28,6 @@ _COLUMNS = {
 }
 _OPTIONAL = {"azure": (), "burstgpt": ("session id",), "csv": ("tenant", "domain", "conversation")}
 _BLOCK_COLUMNS = ("prefix_ids", "block_tokens")
-
-
-@dataclass
-class RawTrace:
-    """What a reader found, row by row, before failures are dropped."""
-
-    prompt_tokens: IntArray
-    output_tokens: IntArray
-    time_s: FloatArray | None = None  # None: the file has lengths alone
-    labels: dict[str, tuple[Int32Array, tuple[str, ...]]] = field(default_factory=dict)
-    prefix_ptr: IntArray | None = None
-    prefix_ids: IntArray | None = None
-    block_tokens: int = 0
-    keep_origin: bool = False  # times already count from the start that the file means
 
 
 @dataclass(frozen=True)
@@ -72,8 +60,6 @@ def read_trace(path: str | Path, *, format: str = "auto", skip: int = 0, limit: 
 
 
 def _read_lists(text: str, path: str) -> RawTrace:
-    from workloads.requests.json_traces import read_length_lists
-
     if text.lstrip()[:1] in "[{":
         return read_length_lists(text, path)
     return _read_csv(text, path, _detect(text, path), times=False)
@@ -81,8 +67,6 @@ def _read_lists(text: str, path: str) -> RawTrace:
 
 def _read_table(text: str, path: str, format: str) -> RawTrace:
     if format == "mooncake":
-        from workloads.requests.json_traces import read_mooncake
-
         return read_mooncake(text, path)
     return _read_csv(text, path, format)
 
