@@ -182,11 +182,15 @@ def load_part(standard: str, grade: str | None = None, organisation: str | None 
 def named_part(name: str, where: str = "", known: Iterable[str] = ()) -> Part:
     """Return the library's part of a name like ``HBM3_6400_16Gb_8hi``: grade, ``_``, organisation.
 
+    A grade alone gives its usual organisation, and a standard alone (``hbm3``) its usual part.
+
     Raises
     ------
     ConfigError   no standard, grade or organisation of that name; `known` are other names to suggest
     """
     standard = load_standard(standard_of(name, where, known))
+    if name.lower() == standard.standard.lower():
+        return load_part(standard.standard)
     for grade in standard.grades:
         organisation = name[len(grade) + 1 :]
         if name == grade or (name.startswith(f"{grade}_") and organisation in standard.organisations):

@@ -127,7 +127,7 @@ def _positive(row: Mapping[str, str], name: str, where: str) -> int:
 
 
 def _stream(row: Mapping[str, str], where: str) -> Stream:
-    load = None if row["inject_frac"] == "max" else number(row, "inject_frac", where)
+    load = None if row["inject_frac"] in ("", "max") else number(row, "inject_frac", where)
     counts = {name: integer(row, name, where) for name in ("n", "channels", "queue")}
     return Stream(row["kind"], load=load, mapping=row["mapping"], refresh=row["refresh"], **counts)
 

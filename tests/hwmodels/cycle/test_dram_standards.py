@@ -81,3 +81,8 @@ def test_a_wait_that_is_not_understood_is_refused(tmp_path, waits):
     path.write_text(f"from: hbm3\nstandard: B\nwaits: {waits}\n")
     with pytest.raises(ConfigError):
         load_part(str(path)).channel()
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_standard_alone_is_its_usual_part(name):
+    assert named_part(name.upper()) == load_part(name)
