@@ -13,22 +13,32 @@ if TYPE_CHECKING:
     from codesign.experiment import Experiment
     from codesign.explain.attribution import Attribution
     from codesign.serve.cluster import Cluster
+    from codesign.serve.part import Part
 
 
 def counters(cluster: Cluster) -> dict[str, float]:
     """Return what all devices did, by COUNTERS: operators, then experts by portion, exchanges, fetches."""
-    plan = cluster.plan
-    total = dict(zip(COUNTERS, cluster.shared.costs.counters.tolist(), strict=True))
+    total = dict.fromkeys(COUNTERS, 0.0)
+    for part in cluster.parts:
+        for name, count in _counters_of(part).items():
+            total[name] += count
+    return total
+
+
+def _counters_of(part: Part) -> dict[str, float]:
+    """Return COUNTERS of one model's iterations on all engines."""
+    plan = part.plan
+    total = dict(zip(COUNTERS, part.costs.counters.tolist(), strict=True))
     ranks_per_group = plan.parallel.expert_tensor
-    for engine in cluster.engines:
+    for engine in part.engines:
         tally = dict(zip(TALLY, engine.tally.tolist(), strict=True))
         total["link_bytes"] += tally["link_sent"]
         total["network_bytes"] += tally["network_sent"]
-        for part, (flop, count, _) in zip(plan.portions.parts, engine.portion_tally.tolist(), strict=True):
-            pim = part.unit == "pim"
+        for portion, (flop, count, _) in zip(plan.portions.parts, engine.portion_tally.tolist(), strict=True):
+            pim = portion.unit == "pim"
             total["pim_flop" if pim else "flop"] += flop * ranks_per_group
             total["pim_bytes" if pim else "memory_bytes"] += count * ranks_per_group
-    total["fetched_bytes"] += sum(a.fetched_bytes for a in cluster.assigners) * ranks_per_group
+    total["fetched_bytes"] += sum(a.fetched_bytes for a in part.assigners) * ranks_per_group
     return total
 
 

@@ -152,9 +152,12 @@ def _iterations_table(cluster: Cluster) -> Table:
 def _utilization(cluster: Cluster, simulated_s: float) -> dict[str, float]:
     if simulated_s <= 0:
         return {}
-    busy = sum(engine.busy_s for engine in cluster.engines) / len(cluster.engines)
-    resources = cluster.plan.graph.resources
-    return {name: float(s) / simulated_s for name, s in zip(resources, busy, strict=True)}
+    found: dict[str, float] = {}
+    for part in cluster.parts:
+        busy = sum(engine.busy_s for engine in part.engines) / len(part.engines)
+        for name, seconds in zip(part.plan.graph.resources, busy, strict=True):
+            found[name] = found.get(name, 0.0) + float(seconds) / simulated_s
+    return found
 
 
 def _cache(cluster: Cluster) -> dict[str, float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from codesign.serve.gaps import Gaps
 from codesign.serve.group import Group
 from codesign.serve.lane import Lane, RoutingFeed, Shared
 from codesign.serve.memory import KvMemory
+from codesign.serve.part import Part
 from codesign.serve.prefix import PrefixCache
 from codesign.serve.sequence import Sequence
 from codesign.serve.tasklog import TaskLog
@@ -55,7 +56,7 @@ class Cluster:
         self.lanes = self._build_lanes()
         self.groups = [group for lane in self.lanes for group in lane.groups]
         self._lane_of = [lane for lane in self.lanes for _ in lane.groups]
-        self.balance.share_queues(self.groups)
+        self._share_queues()
         n = len(requests)
         self.table: NDArray[np.float64] = np.full((n, len(REQUEST_COLUMNS)), np.nan)
         self.table[:, 0], self.table[:, 7] = requests.arrival_s, 0.0
@@ -69,6 +70,24 @@ class Cluster:
         assigner = Assigner(self.experiment, plan.portions, plan.layout, plan.expert_bytes)
         self.assigners.append(assigner)
         return make(plan.layout, assign=assigner)
+
+    @property
+    def parts(self) -> list[Part]:
+        """What runs each model of an engine: usually one."""
+        shared = self.shared
+        return [Part(self.plan, shared.costs, shared.routing, self.engines, self.assigners)]
+
+    @property
+    def waiting_elsewhere(self) -> int:
+        """Count the requests inside that no group holds."""
+        return 0
+
+    def own_laws(self) -> Iterator[tuple[str, str, str]]:
+        """Give laws of this kind of cluster: law, place, what violates it."""
+        return iter(())
+
+    def _share_queues(self) -> None:
+        self.balance.share_queues(self.groups)
 
     def _build_lanes(self) -> list[Lane]:
         p = self.plan.parallel
@@ -135,20 +154,30 @@ class Cluster:
         self.submitted += 1
         now = self.clock.now
         prompt, output = int(self.requests.prompt_tokens[i]), int(self.requests.output_tokens[i])
-        chain = self.requests.blocks(i).tolist() if self.groups[0].memory.prefix else None
+        chain = self.requests.blocks(i).tolist() if self._prefixes else None
         sequence = Sequence(i, now, prompt, output, chain)
         if self.requests.held_tokens is not None:
             sequence.prefilled = int(self.requests.held_tokens[i])
         self.table[i, 0] = now
-        if not self.groups[0].memory.fits_alone(sequence):
+        if not self._fits(sequence):
             self.refused += 1
             self.table[i, 7] = 1.0
             self._next_of_closed_loop()
             return
         if self.requests.domain is not None:
-            self.shared.routing.announce(i, int(self.requests.domain[i]))
+            self._announce(i, int(self.requests.domain[i]))
         self.expected_tokens += output
         self._receive(sequence)
+
+    @property
+    def _prefixes(self) -> bool:
+        return self.groups[0].memory.prefix is not None
+
+    def _fits(self, sequence: Sequence) -> bool:
+        return self.groups[0].memory.fits_alone(sequence)
+
+    def _announce(self, request: int, domain: int) -> None:
+        self.shared.routing.announce(request, domain)
 
     def _receive(self, sequence: Sequence) -> None:
         """Let the engine's front end take a request, after those before it, and queue it."""
@@ -174,10 +203,13 @@ class Cluster:
             sequence.admitted_s, sequence.first_token_s, sequence.finished_s, sequence.longest_gap_s,
             sequence.preemptions, sequence.group,
         )  # fmt: skip
+        self._forget(sequence.index)
+        self._next_of_closed_loop()
+
+    def _forget(self, request: int) -> None:
         stream = self.shared.routing.stream
         if stream is not None:
-            stream.forget(sequence.index)
-        self._next_of_closed_loop()
+            stream.forget(request)
 
     def _next_of_closed_loop(self) -> None:
         if self.requests.concurrency is not None and self.submitted < len(self.requests):
@@ -186,11 +218,11 @@ class Cluster:
                 self._last_came()
 
     def _nothing_fits(self) -> CapacityError:
-        group, kv = self.groups[0], self.plan.kv
+        plan, kv = self.plan, self.plan.kv
         tokens = int((self.requests.prompt_tokens + self.requests.output_tokens).min())
         return CapacityError(
             f"no request fits: the shortest has {tokens} tokens and needs"
             f" {kv.sequence_bytes(kv.blocks(tokens)) / 1e9:.3f} GB of KV cache on a device;"
-            f" {group.memory.capacity_bytes / 1e9:.3f} GB are left beside the weights: use more devices,"
-            " fewer bits (precision.kv, precision.weights) or shorter requests"
+            f" {plan.residency.kv_bytes / plan.parallel.pipeline / 1e9:.3f} GB are left beside the weights:"
+            " use more devices, fewer bits (precision.kv, precision.weights) or shorter requests"
         )

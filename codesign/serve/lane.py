@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Generator
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -19,7 +20,7 @@ from simpy import Event
 from codesign.execute.clock import Clock
 from codesign.lower.batch import Batch
 from codesign.lower.costs import BatchCosts
-from codesign.policies.batching import Batching
+from codesign.policies.batching import Batching, Chunks
 from codesign.serve.group import Group
 from codesign.serve.tasklog import TaskLog
 from workloads.routing import RoutingStream, set_domain
@@ -77,6 +78,7 @@ class Lane:
     def __init__(self, engine: int, lane: int, groups: list[Group], iteration: Any, shared: Shared) -> None:
         self.engine, self.lane, self.groups = engine, lane, groups
         self.iteration, self.shared = iteration, shared
+        self.costs, self.routing = shared.costs, shared.routing
         self.idle: Event | None = None
 
     def wake(self) -> None:
@@ -95,21 +97,27 @@ class Lane:
                 yield self.idle
                 continue
             yield clock.at(end_s)
-            self.shared.output_tokens += sum(group.complete(end_s) for group in self.groups)
+            self.complete(end_s)
+
+    def complete(self, end_s: float) -> None:
+        """End the iteration, and count the output tokens that it gave."""
+        self.shared.output_tokens += sum(group.complete(end_s) for group in self.groups)
 
     def start(self, now: float) -> float | None:
         """Schedule and run one iteration; return its end, or None if no group has anything to do."""
         shared = self.shared
         plans = [shared.batching.schedule(group, now, shared.more_to_come) for group in self.groups]
-        if not any(plans):
-            return None
+        return self.run(plans, now, now) if any(plans) else None
+
+    def run(self, plans: Seq[tuple[Chunks, bool] | None], now: float, start_s: float) -> float:
+        """Run what was scheduled `now` once the devices may start; return the end of the iteration."""
         batches = [
             group.start(*plan) if plan else _EMPTY for group, plan in zip(self.groups, plans, strict=True)
         ]
-        shared.costs.fill(batches)
+        self.costs.fill(batches)
         group_ptr = np.array([0, *accumulate(batch.tokens for batch in batches)], dtype=np.int32)
-        ids = shared.routing.draw(self.groups)
-        end_s: float = self.iteration.run(ids, group_ptr, shared.costs.static_parts, now)
+        ids = self.routing.draw(self.groups)
+        end_s: float = self.iteration.run(ids, group_ptr, self.costs.static_parts, start_s)
         self.note(now, end_s, batches)
         return end_s
 
@@ -123,5 +131,5 @@ class Lane:
             (now, end_s, self.engine, self.lane, tokens, tokens - decodes, decodes, waiting, held)
         )
         self.shared.iterations += 1
-        if self.shared.tasks.wants_more:
+        if self.shared.tasks.wants_more and self.costs is self.shared.costs:  # whose graph the log knows
             self.shared.tasks.add(self.shared.iterations - 1, self.engine, self.iteration)

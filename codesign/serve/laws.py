@@ -48,6 +48,7 @@ def _violations(cluster: Cluster, end_s: float) -> Iterator[tuple[str, str, str]
         left = memory.held_bytes - held
         yield "KV bytes taken = given back + held", f"group {i}", f"{left} bytes" if left else ""
     yield "arrival <= admission <= first token <= end", "requests", _causality(cluster)
+    yield from cluster.own_laws()
 
 
 def _last_end_s(cluster: Cluster) -> float:
@@ -60,6 +61,7 @@ def _requests(cluster: Cluster) -> str:
     inside = len(
         {s for group in cluster.groups for s in (*group.waiting, *group.prefilling, *group.decoding)}
     )
+    inside += cluster.waiting_elsewhere
     if cluster.submitted == cluster.finished + cluster.refused + inside:
         return ""
     return f"{cluster.submitted} in, {cluster.finished} done, {cluster.refused} refused, {inside} inside"
