@@ -27,6 +27,12 @@ SLOTS = [
     ("policies.placement", "codesign.policies.placement", "PLACEMENTS", "Placement"),
     ("policies.dispatch", "codesign.policies.dispatch", "DISPATCHES", "Dispatch"),
     ("policies.expert_cache", "codesign.policies.expert_cache", "EXPERT_CACHES", "ExpertCache"),
+    (
+        "policies.expert_cache.prefetch.predictor",
+        "codesign.policies.expert_predictors",
+        "PREDICTORS",
+        "Predictor",
+    ),
     ("policies.units", "codesign.policies.units", "UNITS", "Units"),
     ("workload.routing", "workloads.routing", "GENERATORS", "RoutingGenerator"),
     ("workload.routing.router", "workloads.routers.base", "ROUTERS", "Router"),

@@ -12,14 +12,19 @@ if TYPE_CHECKING:
     from codesign.experiment.experiment import Experiment
 
 
-def open_routing(experiment: Experiment) -> RoutingStream | None:
-    """Build the routing stream of a model's MoE layers; None for a dense model."""
+def open_routing(experiment: Experiment, part: Document | None = None) -> RoutingStream | None:
+    """Build the routing stream of a model's MoE layers; None for a dense model.
+
+    Parameters
+    ----------
+    part : Document    another routing than ``workload.routing``: what a predictor learns from
+    """
     model = experiment.model
     if not model.moe_layers:
         return None
     router = next(layer.moe.router for layer in model.layers if layer.moe)
     return build_routing(
-        _beside(experiment.part("workload", "routing"), experiment.base_dir),
+        _beside(part or experiment.part("workload", "routing"), experiment.base_dir),
         moe_layers=model.moe_layers,
         n_experts=model.n_experts,
         top_k=model.top_k,

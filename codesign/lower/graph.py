@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from codesign.lower.operators import Operators
 from codesign.lower.parallel import Parallel
-from codesign.lower.portions import Portions
+from codesign.lower.portions import Portion, Portions
 from codesign.lower.residency import stage_layers
 from ext.iteration import KINDS
 from workloads.models import Layer, Model, MoE
@@ -113,6 +113,7 @@ class GraphBuilder:
         for stage, layers in enumerate(stage_layers(len(self.model.layers), self.parallel.pipeline)):
             if stage:
                 self.next_stage(stage)
+            self.foresee()
             for self.layer in layers:
                 self.lower_layer(self.model.layers[self.layer])
         self.layer = -1
@@ -212,19 +213,30 @@ class GraphBuilder:
         return self.rows.static(rank // self.parallel.tensor, index)
 
     def fetch_experts(self) -> None:
-        """Begin the fetches of this layer's experts, then the early ones, which are those of the next."""
-        for part in sorted(self.portions.parts, key=lambda part: part.early):
-            m = self.moe_index + part.early
-            if part.fetch < 0 or m >= self.rows.n_moe or (part.early and self.next_moe_stage() != self.stage):
-                continue
-            for r in range(self.parallel.ranks):
-                row = self.rows.fetch(m, r // self.parallel.expert_tensor, part.fetch)
-                engine = self.port("copy", r)
-                self.fetched[m, r, part.fetch] = self.task(row, engine, self.tail[r], self.device(r))
+        """Begin the fetches of this layer's experts, then those of a later one that are foretold."""
+        for part in sorted(self.portions.parts, key=lambda part: part.lead):
+            if part.fetch >= 0:
+                self.fetch(part, self.moe_index + part.lead)
 
-    def next_moe_stage(self) -> int:
-        """Return the pipeline stage of the next MoE layer."""
-        layer = self.model.moe_layers[self.moe_index + 1]
+    def foresee(self) -> None:
+        """Begin the fetches that are foretold before the pass, of the first layers of the stage."""
+        for part in self.portions.parts if self.portions.before else ():
+            for ahead in range(part.lead):
+                self.fetch(part, self.moe_index + ahead)
+
+    def fetch(self, part: Portion, m: int) -> None:
+        """Begin one fetch for MoE layer `m` on every rank, if the layer is in this stage."""
+        if m >= self.rows.n_moe or self.moe_stage(m) != self.stage:
+            return
+        for r in range(self.parallel.ranks):
+            row = self.rows.fetch(m, r // self.parallel.expert_tensor, part.fetch)
+            self.fetched[m, r, part.fetch] = self.task(
+                row, self.port("copy", r), self.tail[r], self.device(r)
+            )
+
+    def moe_stage(self, m: int) -> int:
+        """Return the pipeline stage of a MoE layer."""
+        layer = self.model.moe_layers[m]
         stages = stage_layers(len(self.model.layers), self.parallel.pipeline)
         return next(i for i, layers in enumerate(stages) if layer in layers)
 

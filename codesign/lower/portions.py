@@ -5,17 +5,17 @@ Builds the portions of a plan, and the `assign` that puts each expert into one, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.base.random import stream
+from codesign.lower.fetching import Access, Caches, Fetches
 from codesign.lower.tiers import Path
 from codesign.policies.expert_cache import ExpertCache
 from codesign.policies.units import Units, UnitTimes
-from ext.cache import expert_cache
 from ext.iteration import PARTS, Layout
 from ext.iteration.layout import ACTIVE_S, HEAD_S, LAUNCH_S, POWER, SECONDS_PER_BYTE, SECONDS_PER_WORK
 
@@ -33,7 +33,7 @@ class Portion:
     name: str
     unit: str  # "compute" or "pim"
     fetch: int = -1
-    early: bool = False  # its fetch begins in the layer before
+    lead: int = 0  # its fetch begins so many MoE layers before
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ class Portions:
     def n_fetches(self) -> int:
         """Fetches before a layer's experts, F."""
         return sum(part.fetch >= 0 for part in self.parts)
+
+    @property
+    def before(self) -> bool:
+        """Whether the first layers are foretold before the pass."""
+        prefetch = self.cache.prefetch if self.cache else None
+        return prefetch is not None and prefetch.before
 
     @property
     def pim(self) -> int:
@@ -80,7 +86,7 @@ def build_portions(cache: ExpertCache | None, path: Path | None, units: Units | 
     parts = [Portion("resident", "compute")]
     if cache is not None:
         if cache.prefetch is not None:
-            parts.append(Portion("prefetched", "compute", 0, early=True))
+            parts.append(Portion("prefetched", "compute", 0, lead=cache.prefetch.lead))
         first = len(parts) - 1
         parts += [Portion(f"fetched {i}", "compute", first + i) for i in range(cache.chunks)]
     if units is not None:
@@ -93,67 +99,45 @@ class Assigner:
 
     Attributes
     ----------
-    hits, misses : int          of the caches, summed
+    caches : Caches or None
     fetched_bytes, wasted_bytes : float    of all devices' fetches, and of those that no one needed
     """
 
-    def __init__(self, experiment: Experiment, portions: Portions, layout: Layout, expert_bytes: F64) -> None:
+    def __init__(
+        self, experiment: Experiment, portions: Portions, layout: Layout, expert_bytes: F64,
+        routed: Callable[[], Any] = lambda: None, rehearsal: list[list[Access]] | None = None,
+    ) -> None:  # fmt: skip
         self.portions, self.layout, self.expert_bytes = portions, layout, expert_bytes
+        self.routed = routed
         self.group_size = layout.n_experts // layout.n_groups
         self.order = layout.order.reshape(layout.n_layers, layout.n_groups, self.group_size).astype(np.int64)
         self.layer_index = np.arange(layout.n_layers)[:, None, None]
-        self.draws = stream(experiment.seed, "prefetch")
-        self.hits = self.misses = 0
         self.fetched_bytes = self.wasted_bytes = 0.0
-        cache = portions.cache
-        self.caches: list[Any] = []
-        if cache is not None and cache.policy == "ring":
-            self.caches = [_Ring(cache.slots)] * layout.n_groups
-        elif cache is not None:
-            self.caches = [
-                expert_cache(
-                    layout.n_layers, layout.n_experts, cache.slots, policy=cache.policy,
-                    shared=cache.scope == "global", seed=experiment.seed + g,
-                )
-                for g in range(layout.n_groups)
-            ]  # fmt: skip
+        self.caches: Caches | None = None
+        if portions.cache is not None:
+            pipeline = experiment.spec.parallel.pipeline
+            self.caches = Caches(experiment, portions.cache, self.order, pipeline, rehearsal or [])
 
     def __call__(self, iteration: Any) -> None:
         """Fill ``portion`` and ``fetch_s`` of an iteration from its counts."""
         iteration.portion[:] = 0
-        if self.caches:
+        if self.caches is not None:
             iteration.fetch_s[:] = 0.0
-            for g, cache in enumerate(self.caches):
-                self._fetch(iteration, g, cache)
+            for g, fetches in enumerate(self.caches.step(iteration.counts, self.routed())):
+                self._fetch(iteration, g, fetches)
         if self.portions.units is not None:
             self._place(iteration, self.portions.units)
 
-    def _fetch(self, iteration: Any, g: int, cache: Any) -> None:
-        """Look every active expert of a group up, layer by layer, and fetch what is missed."""
-        counts = np.take_along_axis(iteration.counts, self.order[:, g], axis=1)
-        used = np.nonzero(np.ones_like(counts) if isinstance(cache, _Ring) else counts)
-        layers, places = (np.ascontiguousarray(index) for index in used)
-        experts = self.order[layers, g, places]
-        hit, _ = cache.access_many(layers, experts)
-        self.hits += int(hit.sum())
-        self.misses += len(hit) - int(hit.sum())
-        layers, experts = layers[~hit], experts[~hit]
-        early = self._predicted(layers)
-        if early is not None:
-            self._send(iteration, g, 0, layers, experts, early, wasted=~early & (layers > 0))
-            layers, experts = layers[~early], experts[~early]
+    def _fetch(self, iteration: Any, g: int, fetches: Fetches) -> None:
+        """Put what one group fetches into its portions."""
+        first = int(any(part.lead for part in self.portions.parts))
+        if first:
+            self._send(iteration, g, 0, fetches.early, fetches.wasted)
+            self.wasted_bytes += float(self.expert_bytes[fetches.wasted[0]].sum())
+        layers, experts = fetches.late
         chunk = self._chunks(layers)
-        first = int(early is not None)
         for i in range(self.portions.n_fetches - first):
-            self._send(iteration, g, first + i, layers, experts, chunk == i)
-
-    def _predicted(self, layers: Ints) -> NDArray[np.bool_] | None:
-        """Draw which of the missed experts the predictor names; nothing is known before the first layer."""
-        prefetch = self.portions.cache.prefetch if self.portions.cache else None
-        if prefetch is None:
-            return None
-        named: NDArray[np.bool_] = self.draws.random(len(layers)) < prefetch.accuracy
-        return named & (layers > 0)
+            self._send(iteration, g, first + i, (layers[chunk == i], experts[chunk == i]))
 
     def _chunks(self, layers: Ints) -> Ints:
         """Deal each layer's missed experts to the chunks, in order, as evenly as can be."""
@@ -162,24 +146,20 @@ class Assigner:
         first = np.concatenate(([0], np.cumsum(missed)))[layers]
         return (np.arange(len(layers)) - first) * chunks // np.maximum(missed[layers], 1)
 
-    def _send(
-        self, iteration: Any, g: int, fetch: int, layers: Ints, experts: Ints, chosen: NDArray[np.bool_],
-        wasted: NDArray[np.bool_] | None = None,
-    ) -> None:  # fmt: skip
-        """Put the chosen experts into the portion of a fetch, and work out its seconds."""
+    def _send(self, iteration: Any, g: int, fetch: int, used: Access, unused: Access | None = None) -> None:
+        """Put the used experts into the portion of a fetch, and work out its seconds."""
         path = self.portions.path
         if path is None:
             return
         portion = next(i for i, part in enumerate(self.portions.parts) if part.fetch == fetch)
-        iteration.portion[layers[chosen], experts[chosen]] = portion
-        moved = chosen if wasted is None else chosen | wasted
-        calls = np.bincount(layers[moved], minlength=self.layout.n_layers)
+        iteration.portion[used] = portion
+        calls = np.bincount(used[0], minlength=self.layout.n_layers)
+        if unused is not None:
+            calls = calls + np.bincount(unused[0], minlength=self.layout.n_layers)
         for m in np.flatnonzero(calls):
             count = float(calls[m] * self.expert_bytes[m])
             iteration.fetch_s[m, g, fetch] = path.seconds(count, int(calls[m]))
             self.fetched_bytes += count
-        if wasted is not None:
-            self.wasted_bytes += float(self.expert_bytes[layers[wasted]].sum())
 
     def _place(self, iteration: Any, units: Units) -> None:
         """Let the policy say which resident experts PIM computes."""
@@ -208,18 +188,6 @@ class Assigner:
             + lay.moved[pim[:, None, None], n] * p[SECONDS_PER_BYTE]
         )
         return UnitTimes(xpu_s, pim_s, alone_s, float(p[LAUNCH_S].max()))
-
-
-@dataclass(frozen=True)
-class _Ring:
-    """Holds the same `slots` experts of every layer, and nothing else."""
-
-    slots: int
-
-    def access_many(self, layers: Ints, experts: Ints) -> tuple[NDArray[np.bool_], Ints]:
-        """Tell which of a layer's experts, one group's all in order, are held; nothing is evicted."""
-        first = np.searchsorted(layers, layers)
-        return np.arange(len(layers)) - first < self.slots, experts
 
 
 def _suffix(values: F64) -> F64:

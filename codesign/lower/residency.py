@@ -9,7 +9,7 @@ from codesign.experiment.schema import MemorySpec
 from codesign.lower.parallel import Parallel
 from codesign.lower.precision import Precision
 from codesign.lower.tiers import tiers_of
-from codesign.policies.expert_cache import ExpertCache
+from codesign.policies.expert_cache import ExpertCache, Ring
 from hwmodels.spec import System
 from workloads.models import Layer, Model, MoE
 
@@ -142,10 +142,10 @@ def _cached_bytes(
     if not sizes:
         return 0.0
     held = cache.slots * (max(sizes) if cache.scope == "global" else sum(sizes))
-    if cache.policy == "ring":  # two layers take turns
+    if isinstance(cache, Ring):  # so many layers take turns
         experts = max(layer.moe.n_experts for layer in layers if layer.moe) / parallel.expert
-        return held + 2 * max(sizes) * max(0.0, experts - cache.slots)
-    return held + 2 * max(sizes)
+        return held + min(cache.layers, len(sizes)) * max(sizes) * max(0.0, experts - cache.slots)
+    return held + cache.buffers * max(sizes)
 
 
 def _check_tier(

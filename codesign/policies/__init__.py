@@ -6,6 +6,7 @@
 `placement`     which expert group holds each expert
 `dispatch`      how token vectors travel to the experts and back
 `expert_cache`  which experts are held when they live in another tier
+`prefetch`      which of them are expected, by a predictor (below `expert_cache`)
 `units`         which unit computes an expert, xPU or PIM
 ==============  =============================================================
 """

@@ -2,39 +2,63 @@
 
 Each device (expert group) has its own cache.  A layer's experts that are missed are fetched before they
 compute, in `chunks` so that the first compute while the next are on their way; with a `prefetch`, those that
-a predictor names are fetched from the layer before.
+a predictor names are fetched from an earlier layer on.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from codesign.base.document import Strict
 from codesign.base.registry import Registry
+from codesign.base.units import Latency
 
 Slots = Annotated[int, Field(ge=0, le=10_000_000)]
+Buffers = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class Prefetch(Strict):
-    """A predictor of the next layer's experts, by its accuracy.
+    """Fetches before they are needed: who foretells, how far ahead, and what that costs.
 
-    Of the experts that a layer will miss, each is named with probability `accuracy` while the layer before
-    computes; for each that is not, another is fetched in vain.
+    `predictor` is a component of the slot "predictor", by name or as ``{name: ..., settings}``; `accuracy`
+    alone stands for the predictor of that name.  What is named and not held lands in the layer's slots or
+    in the cache's `buffers`, as far as they reach, those named by most tokens first.
     """
 
-    accuracy: float = Field(ge=0, le=1)
+    predictor: Any = None
+    accuracy: float | None = Field(default=None, ge=0, le=1)
+    lead: int = Field(default=1, ge=1, le=1024)  # layers between the prediction and its use
+    before: bool = False  # the whole path is known before the pass; else from the routing of earlier layers
+    most: int | None = Field(default=None, ge=1)  # experts of a layer, at most
+    cost: Latency = 0.0  # time of one prediction, on its own processor: fetches wait for it
+    profile: Any = None  # routing to learn from (generator, trace); None: other requests of the workload
+    profile_tokens: int = Field(default=4096, ge=1, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _one_predictor(self) -> Prefetch:
+        if (self.predictor in (None, "accuracy")) != (self.accuracy is not None):
+            raise ValueError("give either 'accuracy' or a 'predictor' of another name")
+        return self
+
+    @property
+    def component(self) -> Any:
+        """Return how the predictor is written: its name, or a mapping with its settings."""
+        if self.accuracy is not None:
+            return {"name": "accuracy", "accuracy": self.accuracy}
+        return self.predictor
 
 
 class ExpertCache(Protocol):
-    """Settings of a cache; `policy` names the kernel of `ext.cache`."""
+    """Settings of a cache; `policy` names the kernel of `ext.cache`, or one of those below."""
 
     policy: str
     slots: int
     scope: str
     chunks: int
+    buffers: int
     prefetch: Prefetch | None
 
 
@@ -46,8 +70,15 @@ class _Cache:
     slots: Slots  # experts held: per layer, or (scope: global) of all layers together
     scope: Literal["layer", "global"] = "layer"
     chunks: Annotated[int, Field(ge=1, le=64)] = 2
+    buffers: Buffers = 2  # experts on their way through, beside the slots
     prefetch: Prefetch | None = None
     policy = "lru"
+
+
+@dataclass(frozen=True)
+class _Profiled(_Cache):
+    profile: Any = None  # routing that the scores are learned from; None: other requests of the workload
+    profile_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
 
 
 @EXPERT_CACHES.register("lru")
@@ -80,16 +111,61 @@ class Random(_Cache):
     policy = "random"
 
 
+@EXPERT_CACHES.register("frequency_distance")
+@dataclass(frozen=True)
+class FrequencyDistance(_Cache):
+    """The expert leaves whose uses so far, times how soon its layer comes again, are least.
+
+    Made for ``scope: global`` (EdgeMoE, arXiv 2308.14352); with slots per layer the distance is always one.
+    """
+
+    policy = "frequency_distance"
+
+
+@EXPERT_CACHES.register("score")
+@dataclass(frozen=True)
+class Score(_Profiled):
+    """The expert that a profile used least leaves; whatever is missed comes in."""
+
+    policy = "score"
+
+
+@EXPERT_CACHES.register("pinned")
+@dataclass(frozen=True)
+class Pinned(_Profiled):
+    """The experts that a profile used most are held for ever, by layer or of all; others pass through."""
+
+    policy = "pinned"
+
+
+@EXPERT_CACHES.register("belady")
+@dataclass(frozen=True)
+class Belady(_Cache):
+    """The expert leaves whose next use is farthest: the bound of all policies that let every miss in.
+
+    The run is rehearsed to learn the future, so batches must not depend on time: a batch of requests, or
+    a fixed number of them in flight on one engine.
+    """
+
+    policy = "belady"
+
+
 @EXPERT_CACHES.register("ring")
 @dataclass(frozen=True)
 class Ring:
-    """No cache: all experts of a layer are brought while the layer before computes (SE-MoE's ring memory).
+    """No cache: all experts of a layer are brought while the layers before compute (SE-MoE's ring memory).
 
-    Whole layers go through buffers that take turns; which experts a layer uses does not matter.
+    Whole layers go through `layers` buffers that take turns; which experts a layer uses does not matter.
     """
 
     slots: Slots = 0  # of a layer, that stay
+    layers: Annotated[int, Field(ge=2, le=1024)] = 2  # in memory at once, K
     policy = "ring"
     scope = "layer"
     chunks = 1
-    prefetch = Prefetch(accuracy=1.0)
+    buffers = 2
+
+    @property
+    def prefetch(self) -> Prefetch:
+        """Every layer is known to come."""
+        return Prefetch(predictor="oracle", lead=self.layers - 1)

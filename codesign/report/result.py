@@ -164,12 +164,20 @@ def _cache(cluster: Cluster) -> dict[str, float] | None:
     """Return what the expert caches did, over all devices; None if all experts are resident."""
     if not any(assigner.caches for assigner in cluster.assigners):
         return None
-    hits = sum(assigner.hits for assigner in cluster.assigners)
-    misses = sum(assigner.misses for assigner in cluster.assigners)
+    tallies = [assigner.caches.tally for assigner in cluster.assigners if assigner.caches]
+    hits, foretold, corrections, wasted = (
+        sum(getattr(tally, name) for tally in tallies)
+        for name in ("hits", "foretold", "corrections", "wasted")
+    )
+    uses = max(1, hits + foretold + corrections)
     return {
         "hits": hits,
-        "misses": misses,
-        "hit_rate": hits / max(1, hits + misses),
+        "misses": foretold + corrections,
+        "hit_rate": hits / uses,
+        "foretold": foretold,
+        "corrections": corrections,
+        "wasted": wasted,
+        "ready_rate": (hits + foretold) / uses,
         "fetched_bytes": sum(assigner.fetched_bytes for assigner in cluster.assigners),
         "wasted_bytes": sum(assigner.wasted_bytes for assigner in cluster.assigners),
     }

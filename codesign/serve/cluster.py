@@ -14,7 +14,8 @@ from codesign.execute import iteration_class
 from codesign.execute.clock import ARRIVAL, Clock
 from codesign.experiment import Experiment
 from codesign.lower.costs import BatchCosts
-from codesign.lower.plan import Plan
+from codesign.lower.fetching import Access
+from codesign.lower.plan import Plan, build_plan
 from codesign.lower.portions import Assigner
 from codesign.policies import build_policies
 from codesign.serve.gaps import Gaps
@@ -52,7 +53,8 @@ class Cluster:
         self.shared = Shared(self.clock, policies.batching, costs, routing, tasks)
         make = iteration_class(experiment.spec.executor)
         self.assigners: list[Assigner] = []
-        self.engines: list[Any] = [self._build_engine(make) for _ in range(plan.parallel.replicas)]
+        known = self._rehearse()
+        self.engines: list[Any] = [self._build_engine(make, known) for _ in range(plan.parallel.replicas)]
         self.lanes = self._build_lanes()
         self.groups = [group for lane in self.lanes for group in lane.groups]
         self._lane_of = [lane for lane in self.lanes for _ in lane.groups]
@@ -63,11 +65,30 @@ class Cluster:
         self._front_end_s = 0.0  # until when the front end is busy
         self.submitted = self.finished = self.refused = self.expected_tokens = 0
 
-    def _build_engine(self, make: Callable[..., Any]) -> Any:
+    def _rehearse(self) -> list[list[Access]]:
+        """Learn the uses to come of each group's experts, for a cache that knows them: run without it."""
+        cache = self.plan.portions.cache
+        if cache is None or cache.policy != "belady":
+            return []
+        if self.plan.parallel.replicas > 1:
+            rule = "knows the future of one engine; this plan has several (parallel.replicas)"
+            raise self.experiment.document.error(("policies", "expert_cache", "name"), rule, "belady")
+        twin = self.experiment.replace({"policies.expert_cache.name": "lru", "horizon": None})
+        cluster = Cluster(twin, build_plan(twin), twin.requests(), TaskLog(self.plan.graph))
+        caches = [assigner.caches for assigner in cluster.assigners if assigner.caches]
+        for found in caches:
+            found.record = [[] for _ in found.devices]
+        cluster.run()
+        return caches[0].record or []
+
+    def _build_engine(self, make: Callable[..., Any], known: list[list[Access]]) -> Any:
         plan = self.plan
         if len(plan.portions.parts) == 1:
             return make(plan.layout)
-        assigner = Assigner(self.experiment, plan.portions, plan.layout, plan.expert_bytes)
+        feed = self.shared.routing
+        assigner = Assigner(
+            self.experiment, plan.portions, plan.layout, plan.expert_bytes, lambda: feed.last, known
+        )
         self.assigners.append(assigner)
         return make(plan.layout, assign=assigner)
 

@@ -37,7 +37,7 @@ class RoutingFeed:
 
     stream: RoutingStream | None
     _buffer: NDArray[np.int16] | None = None
-    used_slots: int = 0
+    last: NDArray[np.int16] | None = None  # of the iteration that runs
 
     def announce(self, request: int, domain: int) -> None:
         """Tell a stream that knows domains which one a request is of."""
@@ -54,7 +54,8 @@ class RoutingFeed:
         if self._buffer is None or len(self._buffer) < tokens:
             shape = (max(1024, 2 * tokens), self.stream.n_layers, self.stream.top_k)
             self._buffer = np.empty(shape, np.int16)
-        return self.stream.draw(spans[0], spans[1], spans[2], self._buffer[:tokens])
+        self.last = self.stream.draw(spans[0], spans[1], spans[2], self._buffer[:tokens])
+        return self.last
 
 
 @dataclass
