@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codesign.base.document import Document
+import hwmodels
+import workloads.models
+from codesign import engines
+from codesign.base.document import Document, validate
 from codesign.base.hashing import content_hash
+from codesign.experiment.override import override
 from codesign.experiment.schema import ExperimentSpec
 from hwmodels.spec import System
 from workloads.models import Model
@@ -58,9 +62,6 @@ class Experiment:
 
         >>> experiment.replace({"parallel.tensor": 4}, seed=2)  # doctest: +SKIP
         """
-        from codesign.experiment.load import from_document
-        from codesign.experiment.override import override
-
         return from_document(override(self.document, {**(overrides or {}), **changes}), self.base_dir)
 
     def requests(self) -> Requests:
@@ -86,3 +87,52 @@ def _part(document: Document, keys: tuple[str, ...], spec: ExperimentSpec) -> Do
     for key in keys:
         document = document.child(key)
     return document
+
+
+def from_document(
+    document: Document,
+    base_dir: Path,
+    model_of: Callable[[Document], tuple[Document, Model]] | None = None,
+    system_of: Callable[[Document], tuple[Document, System]] | None = None,
+) -> Experiment:
+    """Check a document and resolve what it names; see `codesign.load_experiment`.
+
+    Parameters
+    ----------
+    model_of, system_of : callables    resolve and load a part; for those who keep what they loaded before
+    """
+    expanded = engines.expand(document)
+    spec = validate(ExperimentSpec, expanded)
+    model_document, model = (model_of or load_model)(document.child("model"))
+    system_document, system = (system_of or load_system)(document.child("system"))
+    resolved = _resolved(expanded, spec, model_document, system_document, base_dir)
+    return Experiment(spec, model, system, document, resolved, base_dir)
+
+
+def load_model(document: Document) -> tuple[Document, Model]:
+    """Return a model's document with every name expanded, and the model."""
+    resolved = workloads.models.resolve(document)
+    return resolved, workloads.models.load(resolved)
+
+
+def load_system(document: Document) -> tuple[Document, System]:
+    """Return a system's document with every name expanded, and the system."""
+    resolved = hwmodels.resolve(document, "system")
+    return resolved, hwmodels.load_system(resolved)
+
+
+def _resolved(
+    document: Document, spec: ExperimentSpec, model: Document, system: Document, base_dir: Path
+) -> dict[str, Any]:
+    """Return the experiment as plain data with every name expanded; defaults are written out."""
+    written = spec.model_dump(mode="json", exclude={"model", "system"}, exclude_unset=True)
+    written["seed"], written["fidelity"] = spec.seed, spec.fidelity
+    written |= {key: document.data[key] for key in document.data}  # quantities keep their units
+    requests = written["workload"].get("requests")
+    if isinstance(requests, dict) and isinstance(requests.get("trace"), str):
+        beside = base_dir / requests["trace"]
+        if beside.exists():
+            place = {**requests, "trace": str(beside.resolve())}
+            written["workload"] = {**written["workload"], "requests": place}
+    written |= {"model": model.data, "system": system.data}
+    return {key: written[key] for key in ExperimentSpec.model_fields if key in written}

@@ -21,6 +21,8 @@ from codesign.explore.expression import Expression, MissingError, parse
 
 if TYPE_CHECKING:
     from codesign.experiment import Experiment
+    from hwmodels.spec import System
+    from workloads.models import Model
 
 Changes = dict[str, Any]
 DEFAULT = "codesign.explore.evaluate:Evaluator"
@@ -149,27 +151,14 @@ def build(setup: Setup, changes: Changes) -> Experiment:
     ------
     ConfigError   as `codesign.experiment.read_experiment`
     """
+    from codesign.experiment.experiment import from_document
     from codesign.experiment.override import override
 
     pairs = sorted(changes.items(), key=lambda pair: pair[0].count("."))
-    return from_document(override(setup.document, pairs), setup.base_dir)
-
-
-def from_document(document: Document, base_dir: Path) -> Experiment:
-    """Build an experiment whose model and system may be known already.
-
-    Law: the same experiment, hash and errors as `codesign.experiment.load.from_document`.
-    """
-    from codesign.base.document import validate
-    from codesign.experiment import load
-    from codesign.experiment.experiment import Experiment
-    from codesign.experiment.schema import ExperimentSpec
-
-    spec = validate(ExperimentSpec, document)
-    model_document, model = _model(_Keyed(document.child("model")))
-    system_document, system = _system(_Keyed(document.child("system")))
-    resolved = load._resolved(document, spec, model_document, system_document, base_dir)
-    return Experiment(spec, model, system, document, resolved, base_dir)
+    document = override(setup.document, pairs)
+    return from_document(
+        document, setup.base_dir, lambda model: _model(_Keyed(model)), lambda system: _system(_Keyed(system))
+    )
 
 
 class _Keyed:
@@ -187,19 +176,17 @@ class _Keyed:
 
 
 @lru_cache(maxsize=64)
-def _model(keyed: _Keyed) -> tuple[Document, Any]:
-    import workloads.models
+def _model(keyed: _Keyed) -> tuple[Document, Model]:
+    from codesign.experiment.experiment import load_model
 
-    document = workloads.models.resolve(keyed.document)
-    return document, workloads.models.load(document)
+    return load_model(keyed.document)
 
 
 @lru_cache(maxsize=256)
-def _system(keyed: _Keyed) -> tuple[Document, Any]:
-    import hwmodels
+def _system(keyed: _Keyed) -> tuple[Document, System]:
+    from codesign.experiment.experiment import load_system
 
-    document = hwmodels.resolve(keyed.document, "system")
-    return document, hwmodels.load_system(document)
+    return load_system(keyed.document)
 
 
 def needs(experiment: Experiment) -> dict[str, Any]:
@@ -283,7 +270,11 @@ def metric_lookup(metrics: Mapping[str, Any]) -> Callable[[str], Any]:
 
 def flat_metrics(result: Any) -> dict[str, Any]:
     """Return a result's numbers under dotted names."""
-    whole = result.to_dict()
+    return flat(result.to_dict())
+
+
+def flat(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a result's plain data (``summary.json``) under dotted names."""
     out = _flat(whole["summary"], "")
     for part in ("breakdown_s", "elasticities", "energy_j", "memory"):
         out |= _flat(whole[part], f"{part}.")
