@@ -10,6 +10,7 @@ from typing import Any
 from codesign.base.errors import CapacityError, ConfigError
 from codesign.base.hashing import content_hash
 from codesign.study.measures import FITS, measure
+from codesign.study.operators import OPERATOR, evaluate
 from codesign.study.spec import Changes, Figure, Study
 
 Progress = Callable[[int, int], None]
@@ -52,16 +53,23 @@ def needed(study: Study, figures: Iterable[Figure], full: bool) -> dict[str, tup
 
 def execute(job: tuple[str, Run, set[str]]) -> tuple[str, dict[str, float]]:
     """Run one experiment and return what is read of it; one that does not fit has only ``fits`` = 0."""
-    from codesign.api import simulate
-
     key, run, paths = job
     try:
-        result = simulate({**run.base, "seed": run.seed}, _merge(run.changes)).to_dict()
+        result = _result(run)
     except CapacityError:
         if paths != {FITS}:
             raise
         return key, {FITS: 0.0}
     return key, {path: measure(result, path) for path in sorted(paths)}
+
+
+def _result(run: Run) -> Mapping[str, Any]:
+    changes = _merge(run.changes)
+    if OPERATOR in run.base or OPERATOR in changes:
+        return evaluate(run.base, changes)
+    from codesign.api import simulate
+
+    return simulate({**run.base, "seed": run.seed}, changes).to_dict()
 
 
 def run_all(

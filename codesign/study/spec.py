@@ -1,6 +1,7 @@
 """What a study file may hold.
 
     base: {...}                         an experiment; every case and grid point is laid over it
+                                        (with `operator`: one operator, see `codesign.study.operators`)
     cases: {gpu: {}, duplex: {policies.units: min_time}}
     grids:
       mixtral:
