@@ -67,7 +67,7 @@ def sweep(
     with Store(folder) as store:
         for other in merge:
             store.merge(Path(other))
-        store.set_meta("sweep", canonical_json(_portable(plan)))
+        store.set_meta("sweep", canonical_json(portable(plan)))
         try:
             _run(plan, store, executor_of(plan, workers, scheduler), retry, progress)
         finally:
@@ -85,10 +85,11 @@ def _export(found: Sweep, folder: Path, store: Store) -> None:
         store.set_meta("exported", state)
 
 
-def _portable(plan: SweepPlan) -> dict[str, Any]:
+def portable(plan: SweepPlan) -> dict[str, Any]:
+    """Return what a store keeps of a plan, for `codesign.explore.results.plan_of`."""
     return {
         "sweep": plan.document.data, "experiment": plan.setup.document.data, "base": plan.base,
-        "evaluator": plan.setup.evaluator,
+        "evaluator": plan.setup.evaluator, "folder": str(plan.setup.base_dir.absolute()),
     }  # fmt: skip
 
 

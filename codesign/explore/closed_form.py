@@ -161,12 +161,13 @@ class Engine:
         seconds = total.seconds
         requests_per_s = np.minimum(lanes * batch / decodes / seconds, load.rate_per_s)
         tokens_per_s = requests_per_s * output
-        # each token's dynamic energy: what an iteration of all its ranks draws, over the tokens it gives
-        per_iteration = self.parallel.ranks * (
-            total.flop * hardware.flop_j + total.memory_bytes * hardware.memory_j
-            + total.link_bytes * hardware.link_j + total.network_bytes * hardware.network_j
-        )  # fmt: skip
-        dynamic_j = per_iteration / (self.parallel.data * batch * output / decodes)
+        # each token's energy: what an iteration of all its ranks draws, over the tokens it gives
+        drawn = {
+            "compute": total.flop * hardware.flop_j, "memory": total.memory_bytes * hardware.memory_j,
+            "link": total.link_bytes * hardware.link_j, "network": total.network_bytes * hardware.network_j,
+        }  # fmt: skip
+        per_token = self.parallel.ranks / (self.parallel.data * batch * output / decodes)
+        dynamic_j = sum(drawn.values()) * per_token
         watts = dynamic_j * tokens_per_s + hardware.static_w
         rate = hardware.rental_usd_per_s
         if rate is None and hardware.owned_usd_per_s is not None:
@@ -180,6 +181,8 @@ class Engine:
             "batch": batch, "kv_sequences": fits,
             "devices": float(self.parallel.devices * self.parallel.replicas),
             **{f"share.{name}": part / seconds for name, part in zip(PARTS, total.parts, strict=True)},
+            **{f"token_j.{name}": joules * per_token for name, joules in drawn.items()},
+            "token_j.static": hardware.static_w / tokens_per_s,
         }  # fmt: skip
 
     def iteration(self, batch: Any, prefill: Any, prompt: Any, decodes: Any, context: Any) -> Sum:

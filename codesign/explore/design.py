@@ -78,6 +78,11 @@ class Design:
         for path, condition in self.conditions.items():
             if path in changes and not self._holds(condition, changes):
                 del changes[path]
+        return self.derive(changes)
+
+    def derive(self, changes: Changes) -> Changes:
+        """Work out derived fields, again where they stand already."""
+        changes = {path: value for path, value in changes.items() if path not in self.derived}
         for path, (formula, unit) in self.derived.items():
             value = self._derive(path, formula, changes)
             if isinstance(value, float) and value.is_integer() and not unit:

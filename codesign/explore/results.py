@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from codesign.explore.objective import Objective, read_objective
 from codesign.explore.pareto import nondominated
 from codesign.explore.spec import SweepSpec
 from codesign.explore.store import FILE, Store
+
+if TYPE_CHECKING:
+    from codesign.explore.plan import SweepPlan
 
 RESULTS = "results.parquet"
 HEAD = ("id", "point", "replicate", "status", "feasible", "error")
@@ -91,19 +94,14 @@ class Sweep:
         ------
         ConfigError   the folder holds no sweep
         """
-        from codesign.explore.plan import plan_sweep
-
-        place = Path(folder)
-        if not (place / FILE).is_file():
-            raise ConfigError(f"{place}: holds no sweep; give the folder that `codesign sweep -o DIR` wrote")
-        with Store(place, write=False) as store:
-            noted = json.loads(store.meta("sweep") or "{}")
-            if not noted:
-                raise ConfigError(f"{place}: holds a store without a sweep")
-            source = {**noted["sweep"], "experiment": noted["experiment"], "set": {}}
-            plan = plan_sweep(source, evaluator=noted["evaluator"], check=False)
-            plan.base = noted["base"]
-            return cls.collect(plan.spec, plan.tasks(), store.outcomes(), plan.design.paths)
+        with opened(folder) as store:
+            plan = plan_of(store)
+            outcomes = store.outcomes()
+            order = json.loads(store.meta("order") or "null")
+            if order is None and store.meta("search"):  # a search that was interrupted
+                order = sorted(outcomes)
+            tasks = plan.tasks() if order is None else store.tasks(order)
+            return cls.collect(plan.spec, tasks, outcomes, plan.design.paths)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -254,6 +252,39 @@ class Sweep:
         if not found:
             raise ConfigError(f"no finished point is {which}")
         return found
+
+
+def opened(folder: str | Path) -> Store:
+    """Open the store of a sweep or search for reading.
+
+    Raises
+    ------
+    ConfigError   the folder holds none
+    """
+    place = Path(folder)
+    if not (place / FILE).is_file():
+        raise ConfigError(f"{place}: holds no sweep; give the folder that `codesign sweep -o DIR` wrote")
+    return Store(place, write=False)
+
+
+def plan_of(store: Store) -> SweepPlan:
+    """Return the plan of a store's sweep or search, its points named as they were.
+
+    Raises
+    ------
+    ConfigError   the store holds no sweep
+    """
+    from codesign.explore.plan import plan_sweep
+
+    noted = json.loads(store.meta("sweep") or "{}")
+    if "experiment" not in noted:
+        raise ConfigError(f"{store.path}: holds no sweep")
+    source = {**noted["sweep"], "experiment": noted["experiment"], "set": {}}
+    plan = plan_sweep(
+        source, evaluator=noted["evaluator"], check=False, base_dir=Path(noted.get("folder", "."))
+    )
+    plan.base = noted["base"]
+    return plan
 
 
 def _is(row: Mapping[str, Any], which: int | Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from codesign.base.errors import ConfigError, unknown_name
 from codesign.base.hashing import canonical_json
-from codesign.explore.api import Progress, executor_of
+from codesign.explore.api import Progress, executor_of, portable
 from codesign.explore.evaluate import DEFAULT, OK, Outcome, Task
 from codesign.explore.objective import Objective, read_objective
 from codesign.explore.pareto import hypervolume, nondominated
@@ -123,11 +123,13 @@ def search(
         )
     with Store(folder) as store:
         store.set_meta("search", canonical_json({"objectives": [o.text for o in read], "trials": trials}))
-        store.set_meta("sweep", canonical_json({"sweep": plan.document.data}))
+        store.set_meta("sweep", canonical_json(portable(plan)))
+        store.set_meta("order", "null")
         runner = _Runner(plan, store, read, workers, scheduler, progress, list(fidelity) or [None])
         known = [point for place in warm_start for point in _points_of(Path(place))]
         tasks = _propose(plan, runner, sampler, trials, seed, known)
         found = runner.climb(tasks, confirm or max(10, trials // 10))
+        store.set_meta("order", canonical_json([row["id"] for row in found.sweep.rows]))
         if folder is not None:
             found.sweep.export(folder)
     return found

@@ -127,6 +127,12 @@ class Store:
         )
         return {row[0]: Outcome(row[0], row[1], json.loads(row[2]), *row[3:]) for row in found}
 
+    def tasks(self, ids: Iterable[str]) -> list[Task]:
+        """Return points by id, in the order given; those that the store has not are left out."""
+        found = self.database.execute("SELECT id, changes, seed FROM outcomes")
+        known = {row[0]: Task(row[0], json.loads(row[1]), row[2]) for row in found}
+        return [known[key] for key in ids if key in known]
+
     def merge(self, other: Path) -> int:
         """Take over what another sweep's store has and this one has not; return how many points.
 
