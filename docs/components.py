@@ -34,6 +34,7 @@ SLOTS = [
         "Predictor",
     ),
     ("policies.units", "codesign.policies.units", "UNITS", "Units"),
+    ("precision.experts.bits", "codesign.policies.expert_bits", "EXPERT_BITS", "ExpertBits"),
     ("workload.routing", "workloads.routing", "GENERATORS", "RoutingGenerator"),
     ("workload.routing.router", "workloads.routers.base", "ROUTERS", "Router"),
     ("workload.requests.arrivals", "workloads.requests.arrivals", "ARRIVALS", "Arrivals"),

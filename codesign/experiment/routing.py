@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codesign.base.document import Document
+from codesign.experiment.merging import MergedStream, merged_experts
 from workloads.routing import RoutingStream, build_routing
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ def open_routing(experiment: Experiment, part: Document | None = None) -> Routin
     ----------
     part : Document    another routing than ``workload.routing``: what a predictor learns from
     """
+    stream = plain_routing(experiment, part)
+    own = stream if part is None else plain_routing(experiment)
+    leader = merged_experts(experiment, own) if own is not None else None
+    return stream if stream is None or leader is None else MergedStream(stream, leader)
+
+
+def plain_routing(experiment: Experiment, part: Document | None = None) -> RoutingStream | None:
+    """Build the routing stream as if no experts were merged (`precision.experts.merge`)."""
     model = experiment.model
     if not model.moe_layers:
         return None

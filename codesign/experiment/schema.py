@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from codesign.base.document import Strict
-from codesign.base.units import Latency, Time
+from codesign.base.units import Bandwidth, Latency, Time
 
 Delay = Annotated[Latency, Field(le=3600)]
 Degree = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
@@ -24,14 +24,50 @@ class ParallelSpec(Strict):
     replicas: Degree | None = None
 
 
+class DecodeSpec(Strict):
+    """The work that turns stored weights into values that a unit multiplies."""
+
+    rate: Bandwidth | None = None  # of decoded weights, in the activations' type, on one device; or:
+    flop_per_value: Annotated[float, Field(gt=0, le=1e6)] | None = None  # work of the vector units
+    per: Literal["expert", "token"] = "expert"  # once an expert and iteration, or for each of its tokens
+    fused: bool = True  # in the product's kernel, beside the reads of memory; False: before it
+
+    @model_validator(mode="after")
+    def _one_cost(self) -> DecodeSpec:
+        if (self.rate is None) == (self.flop_per_value is None):
+            raise ValueError("needs either rate or flop_per_value")
+        if self.per == "token" and not self.fused:
+            raise ValueError("weights that are decoded before the product are decoded once: per expert")
+        return self
+
+
+class ExpertsSpec(Strict):
+    """How routed experts are stored; types of `PrecisionSpec` hold where nothing else is said.
+
+    Values of fewer bits than an activation are decoded, and carry `overhead_bits` each.
+    """
+
+    bits: Any = None  # of a value: a number, one for each MoE layer, lists by expert, or a policy
+    overhead_bits: float = Field(default=0.0, ge=0, le=64)  # scales, zeros, indices: by value
+    rank: int | None = Field(default=None, gt=0)  # each matrix as a product of two of this inner width
+    merge: int | None = Field(default=None, gt=0)  # distinct experts of a layer
+    decode: DecodeSpec | None = None
+
+
 class PrecisionSpec(Strict):
     """Types by what they hold; ``native``: as the model was released."""
 
     weights: str = "native"
+    experts: str | ExpertsSpec | None = None  # routed experts; None: as weights
     activations: str = "bf16"
     kv: str = "bf16"
     dispatch: str | None = None  # of token vectors on their way to the experts; None: as activations
     combine: str | None = None
+
+    @property
+    def by_expert(self) -> bool:
+        """Whether more than a type is said of the routed experts."""
+        return isinstance(self.experts, ExpertsSpec)
 
 
 class MemorySpec(Strict):

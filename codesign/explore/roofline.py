@@ -43,7 +43,8 @@ def engine_of(experiment: Experiment, machine: Any = None) -> Engine:
 
     Raises
     ------
-    ConfigError   what the closed form does not have: experts in another tier, units beside the xPU
+    ConfigError   what the closed form does not have: experts in another tier or stored one by one, units
+                  beside the xPU
     """
     _check_covered(experiment)
     spec, model, system = experiment.spec, experiment.model, experiment.system
@@ -72,6 +73,8 @@ def _check_covered(experiment: Experiment) -> None:
         and experiment.model.moe_layers
     ):
         raise document.error(("memory", "experts"), rule, spec.memory.experts)
+    if spec.precision.by_expert:
+        raise document.error(("precision", "experts"), rule)
     units = spec.policies.units
     if (units.get("name") if isinstance(units, dict) else units) not in (None, "xpu"):
         raise document.error(("policies", "units"), rule, units)

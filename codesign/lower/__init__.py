@@ -3,6 +3,7 @@
 ==============  ============================================================================
 `parallel`      degrees of parallelism -> ranks, data groups, expert groups, stages, nodes
 `precision`     types of weights, activations and caches
+`formats`       how each routed expert is stored: bits, rank, decoding, merging
 `tiers`         the ways from one memory tier to another
 `portions`      which part of a group's experts computes where and when
 `residency`     what each device must hold; what is left for the KV cache (`kv`)

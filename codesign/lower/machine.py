@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.base.errors import ConfigError
+from codesign.experiment.schema import DecodeSpec
 from codesign.lower.pim import PimCosts
 from codesign.lower.tiers import Path
 from ext.iteration import PARTS
@@ -21,7 +22,10 @@ F64 = NDArray[np.float64]
 _N_DEVICE = len(DEVICE_PARTS)
 _LINK = PARTS.index("link_bandwidth")
 _NETWORK = PARTS.index("network_bandwidth")
-COUNTERS = ("flop", "memory_bytes", "link_bytes", "network_bytes", "pim_flop", "pim_bytes", "fetched_bytes")
+COUNTERS = (
+    "flop", "memory_bytes", "link_bytes", "network_bytes", "pim_flop", "pim_bytes", "fetched_bytes",
+    "decode_flop",
+)  # fmt: skip
 N_COUNTERS = len(COUNTERS)
 
 
@@ -83,6 +87,20 @@ class Machine:
         out[:4] = cost.flop, cost.bytes_of(self.main_memory), link - network, network
         return out
 
+    def decode(self, decode: DecodeSpec, value_bytes: float) -> tuple[float, float]:
+        """Return (seconds, FLOPs) of decoding one value of `value_bytes` bytes on the device's xPU.
+
+        The vector units do it; a rate that is written keeps them busy so long.  Fused into a product it is
+        as fast as that (``compute`` of the what-if factors), before it as they are (``vector``).
+        """
+        compute = self.system.device.compute
+        vector = compute.vector_flop_rate or max(compute.peak_flop_rate.values()) / 16
+        flop = decode.flop_per_value or 0.0
+        if decode.rate is not None:
+            flop = value_bytes / decode.rate * vector
+        faster = self.speed.get("compute" if decode.fused else "vector", 1.0)
+        return flop / vector / faster, flop
+
     def require_pim(self) -> PimCosts:
         """Return the PIM unit's costs.
 
@@ -105,6 +123,8 @@ class Machine:
         }
         if device.pim and self.pim:
             joules["pim"] = pim_energy_j(device, counters["pim_flop"], counters["pim_bytes"])
+        if counters["decode_flop"]:
+            joules["decode"] = flop_energy_j(device, "fp32", counters["decode_flop"])
         if path:
             joules["fetch"] = counters["fetched_bytes"] * path.energy_j_per_byte
         return joules

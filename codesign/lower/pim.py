@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.experiment.schema import DecodeSpec
 from hwmodels.costs import Cost
-from hwmodels.spec import PRECISION_BYTES, Pim
+from hwmodels.spec import Pim
 
 F64 = NDArray[np.float64]
 
@@ -24,24 +25,34 @@ class PimCosts:
         self.bytes_per_s = pim.bandwidth * pim.efficiency * speed.get("pim_memory", 1.0)
         self.launch_s = pim.launch_overhead / speed.get("launch", 1.0)
 
+    def decode_flop(self, decode: DecodeSpec | None, value_bytes: float) -> float:
+        """Return the work of decoding one value here: what is written, or what keeps the unit so long."""
+        if decode is None:
+            return 0.0
+        if decode.rate is not None:
+            return value_bytes / decode.rate * self.flop_per_s
+        return decode.flop_per_value or 0.0
+
     def expert_rows(
-        self, hidden: int, inter: int, gated: bool, weights: str, max_tokens: int
-    ) -> tuple[F64, F64, list[float]]:
+        self, hidden: int, inter: int, gated: bool, weight_bytes: float, max_tokens: int,
+        share: float = 1.0, decode_flop: tuple[float, float] = (0.0, 0.0),
+    ) -> tuple[F64, F64, list[float]]:  # fmt: skip
         """Return (work, moved, coefficients) rows of `ext.iteration.Layout` for one expert shape.
 
         Experts run one after the other, each bound by arithmetic or by bytes: `work` holds the seconds of
-        those bound by the first, `moved` of the others, and their sum is the time (power 1).
+        those bound by the first, `moved` of the others, and their sum is the time (power 1).  `share` is of
+        the products of whole matrices; `decode_flop` the work of decoding an expert, by expert and by token.
         """
         matrices = 3 if gated else 2
         n = np.arange(max_tokens + 1, dtype=np.float64)
-        flop_per_token = 2.0 * hidden * inter * matrices
-        weight_bytes = hidden * inter * matrices * PRECISION_BYTES[weights]
+        flop_per_token = 2.0 * hidden * inter * matrices * share
         token_bytes = 2.0 * (2.0 * hidden + inter)
-        compute_s = n * flop_per_token / self.flop_per_s
+        flop = n * (flop_per_token + decode_flop[1]) + np.where(n > 0, decode_flop[0], 0.0)
+        compute_s = flop / self.flop_per_s
         memory_s = np.where(n > 0, weight_bytes + n * token_bytes, 0.0) / self.bytes_per_s
         bound = compute_s >= memory_s
         row = [1.0, 0.0, 1.0, self.launch_s, 0.0, 1.0, flop_per_token, token_bytes, weight_bytes]
-        row += [0.0, 0.0, 0.0]  # nothing is decoded
+        row += [0.0, 0.0, 0.0]
         return np.where(bound, compute_s, 0.0), np.where(bound, 0.0, memory_s), row
 
     def attention_s(self, cost: Cost, bytes_read: float) -> tuple[float, float]:

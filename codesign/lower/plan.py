@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.base.errors import ConfigError
+from codesign.lower.formats import Formats, build_formats
 from codesign.lower.graph import GraphBuilder, TaskGraph
 from codesign.lower.kv import KvShape, kv_shape
-from codesign.lower.layout import build_layout
+from codesign.lower.layout import build_layout, place_experts
 from codesign.lower.machine import Machine
 from codesign.lower.operators import Operators
 from codesign.lower.parallel import Parallel, resolve_parallel
 from codesign.lower.portions import Portions, build_portions
 from codesign.lower.precision import Precision, resolve_precision
-from codesign.lower.residency import Residency, expert_bytes, residency
+from codesign.lower.residency import Residency, StoredExperts, residency, stored_experts
 from codesign.lower.tiers import find_path
 from codesign.policies.expert_cache import EXPERT_CACHES
 from codesign.policies.units import UNITS
@@ -32,11 +33,12 @@ _COST_MODELS = {"roofline": "roofline", "event": "analytical", "cycle": "cycle"}
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the passes decided for one engine; `expert_bytes` is of one expert on one rank, by MoE layer."""
+    """What the passes decided for one engine; `expert_bytes` is of each expert on one rank, (L, E)."""
 
     model: Model
     parallel: Parallel
     precision: Precision
+    formats: Formats
     residency: Residency
     kv: KvShape
     machine: Machine
@@ -62,20 +64,38 @@ def build_plan(experiment: Experiment) -> Plan:
     precision = resolve_precision(spec.precision, model, experiment.document)
     batching = build_policies(experiment).batching
     portions = _portions(experiment)
-    fit = residency(model, system, parallel, precision, spec.memory, batching.max_tokens, portions.cache)
+    moes = [moe for layer in model.layers if (moe := layer.moe)]
+    formats = build_formats(experiment, precision)
+    expert_bytes = formats.expert_bytes(moes, model.hidden_size, parallel)
+    placed = place_experts(experiment, parallel.expert)
+    stored = stored_experts(expert_bytes, placed, parallel) if spec.precision.by_expert else None
+    fit = residency(
+        model, system, parallel, precision, spec.memory, batching.max_tokens, portions.cache, stored
+    )
     machine = Machine(system, cost_model_of(experiment), spec.speed)
     operators = Operators(model, parallel, precision, machine, portions.attention_unit)
     engine = spec.engine
     with_overhead = bool(engine.step or engine.per_sequence or engine.per_token)
     graph = GraphBuilder(model, parallel, operators, with_overhead, portions).build()
-    moes = [moe for layer in model.layers if (moe := layer.moe)]
     return Plan(
-        model=model, parallel=parallel, precision=precision, residency=fit,
+        model=model, parallel=parallel, precision=precision, formats=formats, residency=fit,
         kv=kv_shape(model, parallel, precision.kv_bytes, spec.memory.block_tokens), machine=machine,
         operators=operators, portions=portions, graph=graph,
-        layout=build_layout(experiment, parallel, precision, machine, portions, graph),
-        expert_bytes=np.array([expert_bytes(moe, model.hidden_size, parallel, precision) for moe in moes]),
+        layout=build_layout(experiment, parallel, precision, machine, portions, formats, graph, placed),
+        expert_bytes=expert_bytes,
     )  # fmt: skip
+
+
+def stored_by_expert(
+    experiment: Experiment, parallel: Parallel, precision: Precision
+) -> StoredExperts | None:
+    """Return the bytes of routed experts if ``precision.experts`` makes them differ from plain ones."""
+    if not experiment.spec.precision.by_expert:
+        return None
+    model = experiment.model
+    moes = [moe for layer in model.layers if (moe := layer.moe)]
+    sizes = build_formats(experiment, precision).expert_bytes(moes, model.hidden_size, parallel)
+    return stored_experts(sizes, place_experts(experiment, parallel.expert), parallel)
 
 
 def cost_model_of(experiment: Experiment) -> Any:

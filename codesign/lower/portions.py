@@ -17,7 +17,15 @@ from codesign.lower.tiers import Path
 from codesign.policies.expert_cache import ExpertCache
 from codesign.policies.units import Units, UnitTimes
 from ext.iteration import PARTS, Layout
-from ext.iteration.layout import ACTIVE_S, HEAD_S, LAUNCH_S, POWER, SECONDS_PER_BYTE, SECONDS_PER_WORK
+from ext.iteration.layout import (
+    ACTIVE_S,
+    DECODE_S,
+    HEAD_S,
+    LAUNCH_S,
+    POWER,
+    SECONDS_PER_BYTE,
+    SECONDS_PER_WORK,
+)
 
 if TYPE_CHECKING:
     from codesign.experiment import Experiment
@@ -133,7 +141,7 @@ class Assigner:
         first = int(any(part.lead for part in self.portions.parts))
         if first:
             self._send(iteration, g, 0, fetches.early, fetches.wasted)
-            self.wasted_bytes += float(self.expert_bytes[fetches.wasted[0]].sum())
+            self.wasted_bytes += float(self.expert_bytes[fetches.wasted].sum())
         layers, experts = fetches.late
         chunk = self._chunks(layers)
         for i in range(self.portions.n_fetches - first):
@@ -154,10 +162,12 @@ class Assigner:
         portion = next(i for i, part in enumerate(self.portions.parts) if part.fetch == fetch)
         iteration.portion[used] = portion
         calls = np.bincount(used[0], minlength=self.layout.n_layers)
+        moved = 1.0 * np.bincount(used[0], self.expert_bytes[used], minlength=self.layout.n_layers)
         if unused is not None:
             calls = calls + np.bincount(unused[0], minlength=self.layout.n_layers)
+            moved += np.bincount(unused[0], self.expert_bytes[unused], minlength=self.layout.n_layers)
         for m in np.flatnonzero(calls):
-            count = float(calls[m] * self.expert_bytes[m])
+            count = float(moved[m])
             iteration.fetch_s[m, g, fetch] = path.seconds(count, int(calls[m]))
             self.fetched_bytes += count
 
@@ -168,24 +178,28 @@ class Assigner:
         ascending = np.argsort(np.where(resident, counts, 0), axis=2, kind="stable")
         experts = np.take_along_axis(self.order, ascending, axis=2)
         tokens = np.take_along_axis(np.where(resident, counts, 0), ascending, axis=2)
-        on_pim = units.to_pim(self._times(tokens)) & np.take_along_axis(resident, ascending, axis=2)
+        on_pim = units.to_pim(self._times(tokens, experts)) & np.take_along_axis(resident, ascending, axis=2)
         layers = np.broadcast_to(self.layer_index, experts.shape)[on_pim]
         iteration.portion[layers, experts[on_pim]] = self.portions.pim
 
-    def _times(self, tokens: NDArray[Any]) -> UnitTimes:
+    def _times(self, tokens: NDArray[Any], experts: Ints) -> UnitTimes:
         """Estimate what the units take for these experts, ascending by tokens."""
         lay = self.layout
         xpu, pim = lay.table_of[:, 0], lay.table_of[:, self.portions.pim]
         n = np.minimum(tokens, lay.work.shape[1] - 1)
-        work, moved = lay.work[xpu[:, None, None], n], lay.moved[xpu[:, None, None], n]
+        variant = lay.variant[self.layer_index, experts]
+        table = xpu[:, None, None] + variant
+        work, moved = lay.work[table, n], lay.moved[table, n]
+        decode_s = lay.coefficients[table, DECODE_S] * (n > 0)
         c = lay.coefficients[xpu].T[:, :, None, None]
         suffix_work, suffix_moved, active = (_suffix(a) for a in (work, moved, (n > 0).astype(float)))
-        xpu_s = _fused(c, suffix_work, suffix_moved, active)
+        xpu_s = _fused(c, suffix_work, suffix_moved, active) + _suffix(decode_s)
         alone_s = _fused(c, work, moved, (n > 0).astype(float)) - c[LAUNCH_S] * (n > 0)
+        alone_s = alone_s + decode_s
         p = lay.coefficients[pim].T[:, :, None, None]
         pim_s = (
-            lay.work[pim[:, None, None], n] * p[SECONDS_PER_WORK]
-            + lay.moved[pim[:, None, None], n] * p[SECONDS_PER_BYTE]
+            lay.work[pim[:, None, None] + variant, n] * p[SECONDS_PER_WORK]
+            + lay.moved[pim[:, None, None] + variant, n] * p[SECONDS_PER_BYTE]
         )
         return UnitTimes(xpu_s, pim_s, alone_s, float(p[LAUNCH_S].max()))
 

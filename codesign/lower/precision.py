@@ -57,7 +57,7 @@ def resolve_precision(spec: PrecisionSpec, model: Model, document: Document) -> 
     """
     native = spec.weights == "native"
     chosen = {
-        "experts": model.native_precision if native else spec.weights,
+        "experts": _experts(spec, model.native_precision),
         "dense": model.dense_precision if native else spec.weights,
         "embedding": model.embedding_precision if native else "bf16",
         "activations": spec.activations,
@@ -69,9 +69,16 @@ def resolve_precision(spec: PrecisionSpec, model: Model, document: Document) -> 
         if name not in PRECISION_BYTES:
             known = (
                 "native, " + ", ".join(PRECISION_BYTES)
-                if key in ("experts", "dense")
+                if key in ("experts", "dense", "embedding")
                 else ", ".join(PRECISION_BYTES)
             )
-            written = "weights" if key in ("experts", "dense", "embedding") else key
+            of_experts = key == "experts" and isinstance(spec.experts, str)
+            written = "weights" if key in ("experts", "dense", "embedding") and not of_experts else key
             raise document.error(("precision", written), f"unknown type; choose from {known}", name)
     return Precision(**chosen)
+
+
+def _experts(spec: PrecisionSpec, native: str) -> str:
+    """Return the type of the routed experts' weights, before `codesign.lower.formats` says more."""
+    written = spec.experts if isinstance(spec.experts, str) else spec.weights
+    return native if written == "native" else written

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from codesign.base.errors import CapacityError
 from codesign.experiment.schema import MemorySpec
 from codesign.lower.parallel import Parallel
@@ -32,6 +35,28 @@ class Residency:
         return self.weight_bytes + self.activation_bytes
 
 
+@dataclass(frozen=True)
+class StoredExperts:
+    """Bytes of routed experts that differ: of each MoE layer's in a group, (L, G), and of its largest."""
+
+    groups: NDArray[np.float64]
+    largest: NDArray[np.float64]
+
+    def of_layers(self, first: int, count: int) -> float:
+        """Return the bytes of some MoE layers in the group that holds the most."""
+        return float(self.groups[first : first + count].sum(axis=0).max()) if count else 0.0
+
+
+def stored_experts(
+    expert_bytes: NDArray[np.float64], placed: NDArray[np.int16], parallel: Parallel
+) -> StoredExperts:
+    """Sum the bytes of each expert, (L, E), by the group that holds it, int16[L, E]."""
+    groups = np.zeros((len(placed), parallel.expert))
+    for m, row in enumerate(placed):
+        groups[m] = np.bincount(row, expert_bytes[m], minlength=parallel.expert)
+    return StoredExperts(groups, expert_bytes.max(axis=1, initial=0.0))
+
+
 def stage_layers(n_layers: int, stages: int) -> list[range]:
     """Deal layers to stages as evenly as can be, the first stages taking the odd ones."""
     size, rest = divmod(n_layers, stages)
@@ -47,12 +72,14 @@ def residency(
     memory: MemorySpec,
     batch_tokens: int,
     cache: ExpertCache | None = None,
+    stored: StoredExperts | None = None,
 ) -> Residency:
     """Work out what the fullest device holds.
 
     Parameters
     ----------
     cache : ExpertCache   what is held of experts that live in another tier; None: all experts live here
+    stored : StoredExperts    where experts are not all of one size
     batch_tokens : int    the most tokens of a data group in one iteration: what activations are sized for
 
     Raises
@@ -63,10 +90,10 @@ def residency(
     usable = tier.capacity * memory.utilization
     stages = stage_layers(len(model.layers), parallel.pipeline)
     weights = max(
-        _stage_bytes(model, parallel, precision, stages, s, cache) for s in range(parallel.pipeline)
+        _stage_bytes(model, parallel, precision, stages, s, cache, stored) for s in range(parallel.pipeline)
     )
     if cache is not None:
-        _check_tier(model, system, parallel, precision, memory)
+        _check_tier(model, system, parallel, precision, memory, stored)
     activations = _activation_bytes(model, parallel, precision, batch_tokens)
     left = usable - weights - activations
     if left <= 0:
@@ -92,12 +119,22 @@ def _stage_bytes(
     stages: list[range],
     stage: int,
     cache: ExpertCache | None,
+    stored: StoredExperts | None,
 ) -> float:
     layers = [model.layers[i] for i in stages[stage]]
-    total = sum(layer_bytes(layer, model.hidden_size, parallel, precision) for layer in layers)
-    if cache is not None:
-        total -= sum(_routed_bytes(layer, model.hidden_size, parallel, precision) for layer in layers)
-        total += _cached_bytes(layers, model.hidden_size, parallel, precision, cache)
+    hidden = model.hidden_size
+    total = sum(layer_bytes(layer, hidden, parallel, precision) for layer in layers)
+    if cache is not None or stored is not None:
+        total -= sum(_routed_bytes(layer, hidden, parallel, precision) for layer in layers)
+        first = sum(i < stages[stage].start for i in model.moe_layers)
+        count = sum(layer.moe is not None for layer in layers)
+        if cache is not None:
+            sizes = [expert_bytes(layer.moe, hidden, parallel, precision) for layer in layers if layer.moe]
+            if stored is not None:
+                sizes = stored.largest[first : first + count].tolist()
+            total += _cached_bytes(layers, parallel, cache, sizes)
+        elif stored is not None:
+            total += stored.of_layers(first, count)
     ends = model.embedding_parameters if stage == 0 else 0
     if stage == parallel.pipeline - 1:
         ends += (
@@ -134,11 +171,11 @@ def _routed_bytes(layer: Layer, hidden: int, parallel: Parallel, precision: Prec
     return layer.moe.n_experts / parallel.expert * expert_bytes(layer.moe, hidden, parallel, precision)
 
 
-def _cached_bytes(
-    layers: list[Layer], hidden: int, parallel: Parallel, precision: Precision, cache: ExpertCache
-) -> float:
-    """Return the bytes of the cache's slots, and of the buffers that the missed experts stream through."""
-    sizes = [expert_bytes(layer.moe, hidden, parallel, precision) for layer in layers if layer.moe]
+def _cached_bytes(layers: list[Layer], parallel: Parallel, cache: ExpertCache, sizes: list[float]) -> float:
+    """Return the bytes of the cache's slots, and of the buffers that the missed experts stream through.
+
+    `sizes` are of each MoE layer's largest expert: any of them may come to lie in a slot.
+    """
     if not sizes:
         return 0.0
     held = cache.slots * (max(sizes) if cache.scope == "global" else sum(sizes))
@@ -149,11 +186,14 @@ def _cached_bytes(
 
 
 def _check_tier(
-    model: Model, system: System, parallel: Parallel, precision: Precision, memory: MemorySpec
-) -> None:
+    model: Model, system: System, parallel: Parallel, precision: Precision, memory: MemorySpec,
+    stored: StoredExperts | None,
+) -> None:  # fmt: skip
     """Refuse experts that do not fit the tier in which they are to live."""
     tier = tiers_of(system)[memory.experts or system.device.main_memory]
     layers = sum(_routed_bytes(layer, model.hidden_size, parallel, precision) for layer in model.layers)
+    if stored is not None:
+        layers = stored.of_layers(0, len(stored.groups))
     need = layers / parallel.pipeline * min(tier.shared_by, parallel.devices)
     if need > tier.capacity:
         raise CapacityError(

@@ -7,6 +7,7 @@
 `dispatch`      how token vectors travel to the experts and back
 `expert_cache`  which experts are held when they live in another tier
 `prefetch`      which of them are expected, by a predictor (below `expert_cache`)
+`expert_bits`   in how many bits each expert's weights are stored (``precision.experts.bits``)
 `units`         which unit computes an expert, xPU or PIM
 ==============  =============================================================
 """

@@ -34,10 +34,12 @@ def _counters_of(part: Part) -> dict[str, float]:
         tally = dict(zip(TALLY, engine.tally.tolist(), strict=True))
         total["link_bytes"] += tally["link_sent"]
         total["network_bytes"] += tally["network_sent"]
-        for portion, (flop, count, _) in zip(plan.portions.parts, engine.portion_tally.tolist(), strict=True):
+        for portion, numbers in zip(plan.portions.parts, engine.portion_tally.tolist(), strict=True):
+            flop, count, decode = numbers
             pim = portion.unit == "pim"
             total["pim_flop" if pim else "flop"] += flop * ranks_per_group
             total["pim_bytes" if pim else "memory_bytes"] += count * ranks_per_group
+            total["pim_flop" if pim else "decode_flop"] += decode * ranks_per_group
     total["fetched_bytes"] += sum(a.fetched_bytes for a in part.assigners) * ranks_per_group
     return total
 

@@ -107,6 +107,7 @@ def collect(
             "preemptions": sum(group.preemptions for group in cluster.groups),
             "parallel": vars(plan.parallel),
             "precision": vars(plan.precision),
+            "experts": _experts(cluster),
             "expert_cache": _cache(cluster),
             "cycle_against_event": _fidelity_gaps(cluster),
             "prefix_cache": _prefixes(cluster),
@@ -158,6 +159,18 @@ def _utilization(cluster: Cluster, simulated_s: float) -> dict[str, float]:
         for name, seconds in zip(part.plan.graph.resources, busy, strict=True):
             found[name] = found.get(name, 0.0) + float(seconds) / simulated_s
     return found
+
+
+def _experts(cluster: Cluster) -> dict[str, float] | None:
+    """Return how the routed experts are stored, over all layers of one engine; None in a dense model."""
+    plan = cluster.plan
+    if not plan.expert_bytes.size:
+        return None
+    return {
+        "average_bits": plan.formats.average_bits(),
+        "stored_bytes": float(plan.expert_bytes.sum()) * plan.parallel.expert_tensor,
+        "distinct": int((plan.expert_bytes > 0).sum()),
+    }
 
 
 def _cache(cluster: Cluster) -> dict[str, float] | None:

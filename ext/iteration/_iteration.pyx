@@ -11,6 +11,7 @@ from ext.iteration import layout as names
 from ext.iteration._counting import MAX_GROUPS, count, group_bits
 
 from ext.iteration._counting cimport count_pairs, plain_by_k
+from ext.iteration._summing cimport sum_beyond, sum_four, survey
 
 cdef int EXPERTS = names.EXPERTS, DISPATCH = names.DISPATCH, COMBINE = names.COMBINE
 cdef int FETCH = names.FETCH, FETCH_BANDWIDTH = names.FETCH_BANDWIDTH, LAUNCH = names.LAUNCH
@@ -18,6 +19,8 @@ cdef int VECTOR = names.VECTOR, DECODE_S = names.DECODE_S
 cdef int DECODE_FLOP_PER_TOKEN = names.DECODE_FLOP_PER_TOKEN
 cdef int DECODE_FLOP_PER_EXPERT = names.DECODE_FLOP_PER_EXPERT
 cdef int NORM_STEPS = names.NORM_STEPS
+cdef enum:
+    MAX_VARIANTS = 64  # as in `names`
 cdef int LINK_SENT = names.LINK_SENT, QUEUED_S = names.QUEUED_S
 cdef int LINK_BANDWIDTH = names.LINK_BANDWIDTH
 cdef int SECONDS_PER_WORK = names.SECONDS_PER_WORK, HEAD_S = names.HEAD_S
@@ -59,77 +62,6 @@ cdef inline double mean(const double* rows, int n) noexcept nogil:
     return total / n
 
 
-cdef inline void survey(const int* counts, int n_experts, int* active, int* tokens, int* most) noexcept nogil:
-    """Count the active experts and the tokens of experts that stand side by side, and find the most."""
-    cdef int i, n, some = 0, total = 0, largest = 0
-    for i in range(n_experts):
-        n = counts[i]
-        some += n > 0
-        total += n
-        largest = n if n > largest else largest
-    active[0] = some
-    tokens[0] = total
-    most[0] = largest
-
-
-cdef inline void sum_four(
-    const double* work, const double* moved, const int* counts, const int* order, int n_experts, double* sums
-) noexcept nogil:
-    """Add up work and bytes of a group's experts, in four sums that do not wait for each other."""
-    cdef double w0 = 0.0, w1 = 0.0, w2 = 0.0, w3 = 0.0, b0 = 0.0, b1 = 0.0, b2 = 0.0, b3 = 0.0
-    cdef int i = 0, n
-    while i + 4 <= n_experts:
-        n = counts[order[i]]
-        w0 += work[n]
-        b0 += moved[n]
-        n = counts[order[i + 1]]
-        w1 += work[n]
-        b1 += moved[n]
-        n = counts[order[i + 2]]
-        w2 += work[n]
-        b2 += moved[n]
-        n = counts[order[i + 3]]
-        w3 += work[n]
-        b3 += moved[n]
-        i += 4
-    if i < n_experts:
-        n = counts[order[i]]
-        w0 += work[n]
-        b0 += moved[n]
-    if i + 1 < n_experts:
-        n = counts[order[i + 1]]
-        w1 += work[n]
-        b1 += moved[n]
-    if i + 2 < n_experts:
-        n = counts[order[i + 2]]
-        w2 += work[n]
-        b2 += moved[n]
-    sums[0] = (w0 + w1) + (w2 + w3)
-    sums[1] = (b0 + b1) + (b2 + b3)
-
-
-cdef void sum_beyond(
-    const double* work, const double* moved, int last, const int* counts, const int* order, int n_experts,
-    double* sums,
-) noexcept nogil:
-    """The same where an expert has more tokens than the tables: the last slope goes on."""
-    cdef double[4] w, b
-    cdef int i, n
-    for i in range(4):
-        w[i] = 0.0
-        b[i] = 0.0
-    for i in range(n_experts):
-        n = counts[order[i]]
-        if n > last:
-            w[i & 3] += (n - last) * (work[last] - work[last - 1])
-            b[i & 3] += (n - last) * (moved[last] - moved[last - 1])
-            n = last
-        w[i & 3] += work[n]
-        b[i & 3] += moved[n]
-    sums[0] = (w[0] + w[1]) + (w[2] + w[3])
-    sums[1] = (b[0] + b[1]) + (b[2] + b[3])
-
-
 cdef class Iteration:
     cdef readonly object layout
     cdef object execute, assign
@@ -137,16 +69,16 @@ cdef class Iteration:
     cdef readonly object free_s, busy_s, row_s, counts, pair, sums, volume, finish_s, cause, path
     cdef readonly object path_parts, straggle_s, tally
     cdef readonly int path_length
-    cdef int n_layers, n_groups, n_ranks, n_data, n_parts, n_portions
+    cdef int n_layers, n_groups, n_ranks, n_data, n_parts, n_portions, n_variants
     cdef int expert_row, fetch_row, dispatch_row, combine_row, barrier_row
-    cdef bint exchanged, in_order
+    cdef bint exchanged, in_order, varied
     cdef int latest
     cdef bint contiguous
     cdef uint64_t[::1] lanes
     cdef const uint8_t[::1] bits
     cdef const int[::1] row, resource, discipline, pred_ptr, pred, row_kind
     cdef const int[::1] data_group, rank_group
-    cdef const int[:, ::1] order, order_ptr, table_of, portion_parts
+    cdef const int[:, ::1] order, order_ptr, table_of, variant, portion_parts
     cdef const int16_t[:, ::1] expert_group
     cdef const double[:, ::1] work, moved, coefficients, norm_of_ratio
     cdef const double[:, :, ::1] send, recv
@@ -173,6 +105,7 @@ cdef class Iteration:
         self.n_parts = len(names.PARTS)
         self.row, self.resource, self.discipline = layout.row, layout.resource, layout.discipline
         self.pred_ptr, self.pred, self.row_kind = layout.pred_ptr, layout.pred, layout.row_kind
+        self.variant, self.n_variants = layout.variant, layout.n_variants
         self.table_of, self.data_group, self.rank_group = layout.table_of, layout.data_group, layout.rank_group
         self.order, self.order_ptr, self.expert_group = layout.order, layout.order_ptr, layout.expert_group
         self.norm_of_ratio = layout.norm_of_ratio
@@ -181,6 +114,9 @@ cdef class Iteration:
         self.seconds_per_byte, self.token_bytes = layout.seconds_per_byte, layout.token_bytes
         if self.n_groups > MAX_GROUPS:
             raise ValueError(f"{self.n_groups} expert groups: at most {MAX_GROUPS}")
+        self.varied = self.n_variants > 1 or np.any(layout.coefficients[:, DECODE_S:])
+        if self.n_variants > MAX_VARIANTS:
+            raise ValueError(f"{self.n_variants} variants of experts: at most {MAX_VARIANTS}")
         self.contiguous = np.array_equal(layout.order, np.broadcast_to(np.arange(layout.n_experts), layout.order.shape))
         self.bits = group_bits(layout.expert_group)
         self.lanes = np.zeros(max(1, self.n_layers * ((self.n_groups + 7) >> 3)), dtype=np.uint64)
@@ -188,7 +124,7 @@ cdef class Iteration:
         self.row_s = np.zeros(layout.n_rows)
         self.counts = np.zeros((layout.n_layers, layout.n_experts), np.int32)
         self.pair = np.zeros((layout.n_layers, layout.n_data, layout.n_groups), np.int32)
-        self.sums = np.zeros((layout.n_layers, layout.n_groups, layout.n_portions, 3))
+        self.sums = np.zeros((layout.n_layers, layout.n_groups, layout.n_portions, 4))
         self.portion = np.zeros((layout.n_layers, layout.n_experts), np.int8)
         self.fetch_s = np.zeros((layout.n_layers, layout.n_groups, layout.n_fetches, 2))
         self.portion_tally = np.zeros((layout.n_portions, 3))
@@ -229,7 +165,7 @@ cdef class Iteration:
             if self.assign is not None:
                 self.assign(self)
                 self.cost_fetches()
-            if self.n_portions == 1:
+            if self.n_portions == 1 and not self.varied:
                 self.cost_experts()
             else:
                 self.cost_portions()
@@ -299,7 +235,10 @@ cdef class Iteration:
         for m in range(self.n_layers):
             for g in range(self.n_groups):
                 for u in range(self.n_portions):
-                    self.cost_portion(m, g, u, held)
+                    if not self.varied:
+                        self.cost_portion(m, g, u, held)
+                    else:
+                        self.cost_variants(m, g, u)
 
     cdef void cost_portion(self, int m, int g, int u, int[::1] held) noexcept:
         cdef int i, e, n, table = self.table_of[m, u], found = 0, active = 0, tokens = 0
@@ -324,7 +263,53 @@ cdef class Iteration:
         self.v_tally[1] += tokens
         self.v_portion_tally[u, 0] += tokens * c[FLOP_PER_TOKEN]
         self.v_portion_tally[u, 1] += tokens * c[BYTES_PER_TOKEN] + active * c[BYTES_PER_EXPERT]
-        self.v_portion_tally[u, 2] += tokens * c[DECODE_FLOP_PER_TOKEN] + active * c[DECODE_FLOP_PER_EXPERT]
+
+    cdef void cost_variants(self, int m, int g, int u) noexcept:
+        """The same where experts have tables of their own variant, or are decoded."""
+        cdef double[4] w, b
+        cdef int[MAX_VARIANTS] tokens, active
+        cdef int i, e, n, v, table, found = 0, used = 0, last = self.work.shape[1] - 1
+        cdef double decode_s = 0.0
+        cdef const double* c
+        for i in range(4):
+            w[i] = 0.0
+            b[i] = 0.0
+        for v in range(self.n_variants):
+            tokens[v] = 0
+            active[v] = 0
+        for i in range(self.order_ptr[m, g], self.order_ptr[m, g + 1]):
+            e = self.order[m, i]
+            if self.v_portion[m, e] != u:
+                continue
+            n = self.v_counts[m, e]
+            v = self.variant[m, e]
+            table = self.table_of[m, u] + v
+            active[v] += n > 0
+            tokens[v] += n
+            if n > last:
+                w[found & 3] += (n - last) * (self.work[table, last] - self.work[table, last - 1])
+                b[found & 3] += (n - last) * (self.moved[table, last] - self.moved[table, last - 1])
+                n = last
+            w[found & 3] += self.work[table, n]
+            b[found & 3] += self.moved[table, n]
+            found += 1
+        for v in range(self.n_variants):
+            c = &self.coefficients[self.table_of[m, u] + v, 0]
+            used += active[v]
+            self.v_tally[1] += tokens[v]
+            self.v_portion_tally[u, 0] += tokens[v] * c[FLOP_PER_TOKEN]
+            self.v_portion_tally[u, 1] += tokens[v] * c[BYTES_PER_TOKEN] + active[v] * c[BYTES_PER_EXPERT]
+            self.v_portion_tally[u, 2] += (
+                tokens[v] * c[DECODE_FLOP_PER_TOKEN] + active[v] * c[DECODE_FLOP_PER_EXPERT]
+            )
+            decode_s += active[v] * c[DECODE_S]
+        self.v_sums[m, g, u, 0] = (w[0] + w[1]) + (w[2] + w[3])
+        self.v_sums[m, g, u, 1] = (b[0] + b[1]) + (b[2] + b[3])
+        self.v_sums[m, g, u, 2] = used
+        self.v_sums[m, g, u, 3] = decode_s
+        self.v_row[self.expert_row + (m * self.n_groups + g) * self.n_portions + u] = (
+            self.expert_s(m, g, u) + decode_s
+        )
 
     cdef void cost_fetches(self) noexcept:
         cdef int m, g, f, at = self.fetch_row
@@ -344,7 +329,7 @@ cdef class Iteration:
         launch_s = c[LAUNCH_S] + active * c[ACTIVE_S]
         return launch_s + norm(
             compute_s, memory_s, c[POWER], &self.norm_of_ratio[self.table_of[m, u], 0]
-        ) + active * c[DECODE_S]
+        )
 
     cdef void cost_exchanges(self) noexcept:
         cdef int m, r, g, d, link, at
@@ -471,7 +456,7 @@ cdef class Iteration:
             self.v_parts[EXPERTS, self.portion_parts[u, 0]] += part * both
             self.v_parts[EXPERTS, self.portion_parts[u, 1]] += (1.0 - part) * both
             self.v_parts[EXPERTS, LAUNCH] += c[LAUNCH_S] + active * c[ACTIVE_S]
-            self.v_parts[EXPERTS, VECTOR] += active * c[DECODE_S]
+            self.v_parts[EXPERTS, VECTOR] += self.v_sums[m, g, u, 3]
         first = self.expert_row + m * self.n_groups * self.n_portions + u
         for i in range(self.n_groups):
             total += self.v_row[first + i * self.n_portions]

@@ -34,6 +34,7 @@ LINK_BANDWIDTH = PARTS.index("link_bandwidth")  # then link latency, network ban
     BYTES_PER_EXPERT, DECODE_S, DECODE_FLOP_PER_TOKEN, DECODE_FLOP_PER_EXPERT,
 ) = range(12)  # fmt: skip
 N_COEFFICIENTS = 12
+MAX_VARIANTS = 64
 FETCH_BANDWIDTH = PARTS.index("fetch_bandwidth")  # then fetch latency
 
 # entries of `Iteration.tally`, summed over all iterations
@@ -67,9 +68,10 @@ class Layout:
         combine   L x W      exchange back
         barrier   1          no time
 
-    A *portion* is a part of a group's experts that is computed together: on another unit, from weights that
-    are stored otherwise, or later because its weights come later.  With one portion (the usual case) all experts are in it; with more, `Iteration`
-    asks its `assign` which expert is in which.
+    A *portion* is a part of a group's experts that is computed together: on another unit, or later because
+    its weights come later.  With one portion (the usual case) all experts are in it; with more, `Iteration`
+    asks its `assign` which expert is in which.  A *variant* is a way in which an expert's weights are stored:
+    experts of one portion may have different ones, with tables of their own.
 
     Parameters
     ----------
@@ -78,7 +80,8 @@ class Layout:
     row_kind : int32[rows]                      index in KINDS
     n_data, n_classes, n_ranks, n_experts : int D, C, W, E
     expert_group : int16[L, E]                  group that holds each expert
-    table_of : int32[L, U]                      row of the cost tables
+    table_of : int32[L, U]                      row of the cost tables, of variant 0
+    variant : int32[L, E]                       rows that an expert's tables lie beyond that; < MAX_VARIANTS
     portion_parts : int32[U, 2]                 PARTS of a portion's compute and memory seconds
     n_fetches : int                             F
     work, moved : float64[tables, N + 1]        by tokens of an expert (`ExpertTables`)
@@ -105,6 +108,7 @@ class Layout:
     n_experts: int
     expert_group: NDArray[np.int16]
     table_of: I32
+    variant: I32
     portion_parts: I32
     n_fetches: int
     work: F64
@@ -148,6 +152,11 @@ class Layout:
     def n_portions(self) -> int:
         """Portions of a group's experts, U."""
         return len(self.portion_parts)
+
+    @property
+    def n_variants(self) -> int:
+        """Ways in which the experts of a layer are stored."""
+        return int(self.variant.max(initial=0)) + 1
 
     @property
     def fetch_row(self) -> int:

@@ -127,7 +127,7 @@ class Iteration:
         self.row_s = np.zeros(layout.n_rows)
         self.counts = np.zeros((layout.n_layers, layout.n_experts), np.int32)
         self.pair = np.zeros((layout.n_layers, layout.n_data, layout.n_groups), np.int32)
-        self.sums = np.zeros((layout.n_layers, layout.n_groups, layout.n_portions, 3))
+        self.sums = np.zeros((layout.n_layers, layout.n_groups, layout.n_portions, 4))
         self.portion = np.zeros((layout.n_layers, layout.n_experts), np.int8)
         self.fetch_s = np.zeros((layout.n_layers, layout.n_groups, layout.n_fetches, 2))
         self.portion_tally = np.zeros((layout.n_portions, 3))
@@ -188,41 +188,49 @@ class Iteration:
     def cost_portion(self, m: int, g: int, u: int, experts: list[int]) -> None:
         """Cost some experts of a group as one fused layer."""
         lay = self.layout
-        table = lay.table_of[m, u]
-        work, moved, c = lay.work[table], lay.moved[table], lay.coefficients[table]
         last = lay.work.shape[1] - 1
         total_work, total_moved = [0.0] * 4, [0.0] * 4  # four sums, as the compiled twin keeps them
-        active = tokens = 0
+        tokens, active = [0] * lay.n_variants, [0] * lay.n_variants
         for i, e in enumerate(experts):
-            n = int(self.counts[m, e])
-            active += n > 0
-            tokens += n
+            n, variant = int(self.counts[m, e]), int(lay.variant[m, e])
+            work, moved = lay.work[lay.table_of[m, u] + variant], lay.moved[lay.table_of[m, u] + variant]
+            active[variant] += n > 0
+            tokens[variant] += n
             if n > last:
                 total_work[i % 4] += (n - last) * float(work[last] - work[last - 1])
                 total_moved[i % 4] += (n - last) * float(moved[last] - moved[last - 1])
                 n = last
             total_work[i % 4] += float(work[n])
             total_moved[i % 4] += float(moved[n])
-        self.sums[m, g, u] = _of_four(total_work), _of_four(total_moved), active
+        decode_s = self.note_portion(m, u, tokens, active)
+        self.sums[m, g, u] = _of_four(total_work), _of_four(total_moved), sum(active), decode_s
         at = (m * lay.n_groups + g) * lay.n_portions + u
         self.row_s[lay.expert_row + at] = self.expert_s(m, g, u)
-        self.tally[1] += tokens
-        self.portion_tally[u, 0] += tokens * c[FLOP_PER_TOKEN]
-        self.portion_tally[u, 1] += tokens * c[BYTES_PER_TOKEN] + active * c[BYTES_PER_EXPERT]
-        self.portion_tally[u, 2] += tokens * c[DECODE_FLOP_PER_TOKEN] + active * c[DECODE_FLOP_PER_EXPERT]
+
+    def note_portion(self, m: int, u: int, tokens: list[int], active: list[int]) -> float:
+        """Tally the experts of a portion, by variant; return the seconds of decoding before the product."""
+        lay, decode_s = self.layout, 0.0
+        for variant, (n, used) in enumerate(zip(tokens, active, strict=True)):
+            c = lay.coefficients[lay.table_of[m, u] + variant]
+            self.tally[1] += n
+            self.portion_tally[u, 0] += n * c[FLOP_PER_TOKEN]
+            self.portion_tally[u, 1] += n * c[BYTES_PER_TOKEN] + used * c[BYTES_PER_EXPERT]
+            self.portion_tally[u, 2] += n * c[DECODE_FLOP_PER_TOKEN] + used * c[DECODE_FLOP_PER_EXPERT]
+            decode_s += float(used * c[DECODE_S])
+        return decode_s
 
     def expert_s(self, m: int, g: int, u: int) -> float:
         """Return the seconds of one portion of a group's fused expert layer."""
         table = self.layout.table_of[m, u]
         c = self.layout.coefficients[table]
-        work, moved, active = self.sums[m, g, u]
+        work, moved, active, decode_s = self.sums[m, g, u]
         if active == 0:
             return 0.0
         compute_s = float(work * c[SECONDS_PER_WORK] + c[HEAD_S])
         memory_s = float(moved * c[SECONDS_PER_BYTE])
         launch_s = float(c[LAUNCH_S] + active * c[ACTIVE_S])
         both_s = norm(compute_s, memory_s, float(c[POWER]), self.layout.norm_of_ratio[table])
-        return launch_s + both_s + float(active * c[DECODE_S])
+        return launch_s + both_s + float(decode_s)
 
     def cost_exchanges(self) -> None:
         """Fill the rows of dispatch and combine from the token copies between groups."""
@@ -280,7 +288,7 @@ class Iteration:
         group, u = divmod(at, lay.n_portions)
         m, g = divmod(group, lay.n_groups)
         c = lay.coefficients[lay.table_of[m, u]]
-        work, moved, active = self.sums[m, g, u]
+        work, moved, active, decode_s = self.sums[m, g, u]
         if active:
             compute_s, memory_s = work * c[SECONDS_PER_WORK] + c[HEAD_S], moved * c[SECONDS_PER_BYTE]
             table = lay.norm_of_ratio[lay.table_of[m, u]]
@@ -289,7 +297,7 @@ class Iteration:
             self.path_parts[EXPERTS, lay.portion_parts[u, 0]] += share * both
             self.path_parts[EXPERTS, lay.portion_parts[u, 1]] += (1.0 - share) * both
             self.path_parts[EXPERTS, LAUNCH] += c[LAUNCH_S] + active * c[ACTIVE_S]
-            self.path_parts[EXPERTS, VECTOR] += active * c[DECODE_S]
+            self.path_parts[EXPERTS, VECTOR] += decode_s
         first = lay.expert_row + m * lay.n_groups * lay.n_portions + u
         rows = self.row_s[first : first + lay.n_groups * lay.n_portions : lay.n_portions]
         self.straggle_s[EXPERTS] += rows[g] - _mean(rows)
