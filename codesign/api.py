@@ -13,6 +13,7 @@ from codesign.experiment import Experiment, read_experiment
 if TYPE_CHECKING:
     from codesign.lower.plan import Plan
     from codesign.report.result import Result
+    from codesign.serve.cluster import Cluster
 
 
 def load_experiment(
@@ -58,7 +59,12 @@ def check(experiment: Experiment) -> Plan:
         rule = "is an encoder-decoder; it can be shown (codesign models show) but not yet served"
         raise document.error(("model",), rule)
     build_policies(experiment)
-    return build_plan(experiment)
+    plan = build_plan(experiment)
+    if experiment.spec.composition is not None:
+        from codesign.lower.composition import compose
+
+        compose(experiment, plan)
+    return plan
 
 
 def simulate(
@@ -92,7 +98,6 @@ def simulate(
     Law: the same experiment gives the same bytes, on any machine with the same libraries.
     """
     from codesign.report.result import collect
-    from codesign.serve.cluster import Cluster
     from codesign.serve.laws import check_laws
     from codesign.serve.tasklog import TaskLog
 
@@ -103,10 +108,21 @@ def simulate(
         experiment = experiment.replace(dict(overrides))
     plan = check(experiment)
     log = TaskLog(plan.graph, first_task_iteration, tasks)
-    cluster = Cluster(experiment, plan, experiment.requests(), log)
+    cluster = _cluster(experiment)(experiment, plan, experiment.requests(), log)
     simulated_s = cluster.run()
     laws = check_laws(cluster)
     return collect(experiment, cluster, simulated_s, laws, perf_counter() - begun)
+
+
+def _cluster(experiment: Experiment) -> type[Cluster]:
+    """Return what serves the requests: of one model, or of a composition of many."""
+    if experiment.spec.composition is None:
+        from codesign.serve.cluster import Cluster
+
+        return Cluster
+    from codesign.serve.composed import ComposedCluster
+
+    return ComposedCluster
 
 
 def load_tasks(folder: Path, first: int, count: int) -> dict[str, Any]:

@@ -33,6 +33,7 @@ SLOTS = [
         "PREDICTORS",
         "Predictor",
     ),
+    ("policies.switching", "codesign.policies.switching", "SWITCHINGS", "Switching"),
     ("policies.units", "codesign.policies.units", "UNITS", "Units"),
     ("precision.experts.bits", "codesign.policies.expert_bits", "EXPERT_BITS", "ExpertBits"),
     ("workload.routing", "workloads.routing", "GENERATORS", "RoutingGenerator"),

@@ -11,6 +11,7 @@ from codesign.base.units import Bandwidth, Latency, Time
 
 Delay = Annotated[Latency, Field(le=3600)]
 Degree = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
+Count = Annotated[int, Field(gt=0, le=100_000, strict=True)]
 
 
 class ParallelSpec(Strict):
@@ -89,6 +90,30 @@ class EngineSpec(Strict):
     prompt_token: Delay = 0.0  # the same per token of its prompt: tokenising
 
 
+class OtherModels(Strict):
+    """Further expert models of a composition, of another shape than the experiment's `model`."""
+
+    model: Any
+    count: Count = 1
+
+
+class CompositionSpec(Strict):
+    """Whole models as experts: a request is of one of them, which must be in main memory to serve it."""
+
+    models: Count  # of the experiment's `model`, each with weights of its own
+    others: list[OtherModels] = Field(default_factory=list)
+    tiers: list[str] = Field(default_factory=list)  # where they live, filled in order; none: the main memory
+    kv_share: float = Field(default=0.1, ge=0, lt=1)  # of main memory, kept for the KV cache
+    popularity: Any = "uniform"  # of requests over models: uniform, cyclic, {zipf: ...}, {gini: ...}
+    repeat: float = Field(default=0.0, ge=0, le=1)  # chance that a request is of the model of the one before
+    warm: int = Field(default=0, ge=0, le=10_000_000)  # requests served before: what the cache holds at first
+    router: Any = None  # model that reads each request first and stays in main memory; None: models are known
+    router_tokens: Degree = 1  # that it generates
+    start: Delay = 0.0  # of the host, before a model's batch: loading its programme
+    prefetch: bool = False  # bring the next batch's model while this one's computes
+    spread: bool = False  # each engine holds its share of the models, not all
+
+
 class SloSpec(Strict):
     """What a request must meet; `attainment` counts requests that meet all that is given."""
 
@@ -112,6 +137,8 @@ class PoliciesSpec(Strict):
     load_balance: Any = "round_robin"
     dispatch: Any = "direct"
     expert_cache: Any = None  # needed when the experts live in another tier
+    model_cache: Any = "lru"  # which expert models of a composition are held in main memory
+    switching: Any = "oldest"  # which of them is served next
     units: Any = None  # who computes experts and decode attention, on a device with PIM; None: the xPU
 
 
@@ -124,6 +151,7 @@ class ExperimentSpec(Strict):
     parallel: ParallelSpec = ParallelSpec()
     precision: PrecisionSpec = PrecisionSpec()
     memory: MemorySpec = MemorySpec()
+    composition: CompositionSpec | None = None
     engine: EngineSpec = EngineSpec()
     workload: WorkloadSpec
     policies: PoliciesSpec = PoliciesSpec()

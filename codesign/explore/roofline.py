@@ -73,6 +73,8 @@ def _check_covered(experiment: Experiment) -> None:
         and experiment.model.moe_layers
     ):
         raise document.error(("memory", "experts"), rule, spec.memory.experts)
+    if spec.composition is not None:
+        raise document.error(("composition",), rule)
     if spec.precision.by_expert:
         raise document.error(("precision", "experts"), rule)
     units = spec.policies.units

@@ -8,6 +8,7 @@
 `expert_cache`  which experts are held when they live in another tier
 `prefetch`      which of them are expected, by a predictor (below `expert_cache`)
 `expert_bits`   in how many bits each expert's weights are stored (``precision.experts.bits``)
+`switching`     which expert model of a composition is served next
 `units`         which unit computes an expert, xPU or PIM
 ==============  =============================================================
 """

@@ -10,18 +10,33 @@ from typing import TYPE_CHECKING, Protocol
 from codesign.base.registry import Registry
 
 if TYPE_CHECKING:
-    from codesign.serve.group import Group
     from codesign.serve.sequence import Sequence
+
+
+class Queue(Protocol):
+    """What a load balancer sees of a data group (or of an engine that serves many models)."""
+
+    waiting: deque[Sequence]
+
+    @property
+    def running(self) -> int:
+        """Requests in the batch."""
+        ...
+
+    @property
+    def outstanding_tokens(self) -> int:
+        """Tokens given to it and not yet computed."""
+        ...
 
 
 class LoadBalance(Protocol):
     """Which data group serves a request."""
 
-    def share_queues(self, groups: Seq[Group]) -> None:
+    def share_queues(self, groups: Seq[Queue]) -> None:
         """Prepare the groups' queues; most do nothing."""
         ...
 
-    def choose(self, sequence: Sequence, groups: Seq[Group]) -> int:
+    def choose(self, sequence: Sequence, groups: Seq[Queue]) -> int:
         """Return the index of the group whose queue the request joins."""
         ...
 
@@ -34,11 +49,11 @@ LOAD_BALANCES: Registry[LoadBalance] = Registry("load_balance")
 class RoundRobin:
     """One after the other, in order of arrival."""
 
-    def share_queues(self, groups: Seq[Group]) -> None:
+    def share_queues(self, groups: Seq[Queue]) -> None:
         """Start at the first group."""
         self._next = 0
 
-    def choose(self, sequence: Sequence, groups: Seq[Group]) -> int:
+    def choose(self, sequence: Sequence, groups: Seq[Queue]) -> int:
         """See `LoadBalance.choose`."""
         chosen, self._next = self._next, (self._next + 1) % len(groups)
         return chosen
@@ -49,10 +64,10 @@ class RoundRobin:
 class LeastLoaded:
     """The group with the fewest tokens to compute; the first among equals."""
 
-    def share_queues(self, groups: Seq[Group]) -> None:
+    def share_queues(self, groups: Seq[Queue]) -> None:
         """Nothing to prepare."""
 
-    def choose(self, sequence: Sequence, groups: Seq[Group]) -> int:
+    def choose(self, sequence: Sequence, groups: Seq[Queue]) -> int:
         """See `LoadBalance.choose`."""
         return min(range(len(groups)), key=lambda i: groups[i].outstanding_tokens)
 
@@ -62,12 +77,12 @@ class LeastLoaded:
 class SharedQueue:
     """One queue for all groups: whoever has room takes the next request (an idle one first)."""
 
-    def share_queues(self, groups: Seq[Group]) -> None:
+    def share_queues(self, groups: Seq[Queue]) -> None:
         """Let all groups wait on one queue."""
         queue: deque[Sequence] = deque()
         for group in groups:
             group.waiting = queue
 
-    def choose(self, sequence: Sequence, groups: Seq[Group]) -> int:
+    def choose(self, sequence: Sequence, groups: Seq[Queue]) -> int:
         """See `LoadBalance.choose`."""
         return min(range(len(groups)), key=lambda i: groups[i].running)

@@ -22,6 +22,7 @@ def counters(cluster: Cluster) -> dict[str, float]:
     for part in cluster.parts:
         for name, count in _counters_of(part).items():
             total[name] += count
+    total["fetched_bytes"] += sum(store.fetched_bytes for store in cluster.stores)
     return total
 
 
@@ -59,6 +60,8 @@ def energy_and_cost(
     devices = plan.parallel.devices * plan.parallel.replicas
     counted = counters(cluster)
     joules = plan.machine.dynamic_j(counted, plan.precision.activations, plan.portions.path)
+    if cluster.stores:
+        joules["fetch"] = sum(store.fetch_j for store in cluster.stores)
     busy_s = attribution.busy_s / len(cluster.lanes)
     joules["active"] = active_power_w(system.device) * devices * busy_s
     joules["idle"] = idle_power_w(system, devices) * simulated_s

@@ -111,6 +111,7 @@ def collect(
             "expert_cache": _cache(cluster),
             "cycle_against_event": _fidelity_gaps(cluster),
             "prefix_cache": _prefixes(cluster),
+            "composition": _composition(cluster),
             "dropped_rows": dict(cluster.requests.dropped),
         },
         conservation=laws,
@@ -139,6 +140,8 @@ def _requests_table(cluster: Cluster) -> Table:
     table["tpot_s"] = np.where(more, decoding_s / np.maximum(requests.output_tokens - 1, 1), np.nan)
     table["e2e_s"] = table["finished_s"] - table["arrival_s"]
     table["refused"] = table["refused"] > 0
+    if cluster.composition is not None:
+        table["model"] = cluster.composition.requests
     return table
 
 
@@ -158,6 +161,9 @@ def _utilization(cluster: Cluster, simulated_s: float) -> dict[str, float]:
         busy = sum(engine.busy_s for engine in part.engines) / len(part.engines)
         for name, seconds in zip(part.plan.graph.resources, busy, strict=True):
             found[name] = found.get(name, 0.0) + float(seconds) / simulated_s
+    if cluster.stores:
+        busy_s = sum(store.busy_s for store in cluster.stores) / len(cluster.stores)
+        found["model channel"] = min(1.0, busy_s / simulated_s)  # a fetch may outlast the run
     return found
 
 
@@ -207,6 +213,20 @@ def _prefixes(cluster: Cluster) -> dict[str, float] | None:
     caches = [group.memory.prefix for group in cluster.groups if group.memory.prefix]
     asked, hit = sum(cache.asked_tokens for cache in caches), sum(cache.hit_tokens for cache in caches)
     return {"asked_tokens": asked, "hit_tokens": hit, "hit_rate": hit / max(1, asked)} if caches else None
+
+
+def _composition(cluster: Cluster) -> dict[str, float] | None:
+    """Return what the stores of expert models did, over all engines; None if there is one model."""
+    composition = cluster.composition
+    if composition is None:
+        return None
+    rows = [store.summary() for store in cluster.stores]
+    found = {key: sum(row[key] for row in rows) for key in rows[0]}
+    return {
+        "models": composition.n_models, "slots": composition.slots, **found,
+        "hit_rate": found["hits"] / max(1, found["visits"]),
+        "mean_fetch_s": found["fetch_s"] / found["fetches"] if found["fetches"] else 0.0,
+    }  # fmt: skip
 
 
 def _kv_peak(cluster: Cluster) -> float:

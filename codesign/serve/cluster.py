@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from collections.abc import Sequence as Seq
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,10 @@ from codesign.serve.sequence import Sequence
 from codesign.serve.tasklog import TaskLog
 from workloads.requests import Requests
 
+if TYPE_CHECKING:
+    from codesign.lower.composition import Composition
+    from codesign.serve.store import ModelStore
+
 REQUEST_COLUMNS = (
     "arrival_s", "admitted_s", "first_token_s", "finished_s", "longest_gap_s", "preemptions", "group",
     "refused",
@@ -39,9 +44,14 @@ class Cluster:
 
     Attributes
     ----------
+    composition : Composition or None           the expert models that requests are of, if there are several
+    stores : list of ModelStore                 of which each engine holds some
     table : float64[N, len(REQUEST_COLUMNS)]    one row for each request; NaN where it did not happen
     engines : list of iterations                state and totals of each engine
     """
+
+    composition: Composition | None = None
+    stores: Seq[ModelStore] = ()
 
     def __init__(self, experiment: Experiment, plan: Plan, requests: Requests, tasks: TaskLog) -> None:
         self.experiment, self.plan, self.requests = experiment, plan, requests
