@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ class TaskGraph:
     resources: tuple[str, ...]
     row_kind: I32
     n_classes: int
+    n_shared: int = 0  # the last of the resources: channels, used by whoever comes first
 
     def __len__(self) -> int:
         return len(self.row)
@@ -101,7 +103,8 @@ class GraphBuilder:
         n_moe = len(self.model.moe_layers)
         self.n_classes = len(self.operators.classes) + self.with_overhead
         self.rows = _Rows(self.n_classes, p, n_moe, self.exchanged, self.portions)
-        self.fetched: dict[tuple[int, int, int], int] = {}  # (MoE layer, rank, fetch) -> task
+        self.fetched: dict[tuple[int, int, int], list[int]] = {}  # (MoE layer, rank, fetch) -> tasks
+        self.on_channel: dict[int, int] = {}  # device -> its last task on the channel that it shares
         self.tail: list[list[int]] = [[] for _ in range(p.ranks)]
         self.stage, self.layer, self.moe_index = 0, -1, 0
 
@@ -230,9 +233,35 @@ class GraphBuilder:
             return
         for r in range(self.parallel.ranks):
             row = self.rows.fetch(m, r // self.parallel.expert_tensor, part.fetch)
-            self.fetched[m, r, part.fetch] = self.task(
-                row, self.port("copy", r), self.tail[r], self.device(r)
-            )
+            tasks = [self.task(row, self.port("copy", r), self.tail[r], self.device(r))]
+            if self.portions.shares_channel:
+                tasks.append(self.share_channel(row + self.portions.n_transfers, r))
+            self.fetched[m, r, part.fetch] = tasks
+
+    def share_channel(self, row: int, rank: int) -> int:
+        """Bring the bytes of a fetch over the channel, too: after what this device brought before."""
+        device = self.device(rank)
+        before = [self.on_channel[device]] if device in self.on_channel else []
+        channel = self.first_channel + self.channel(device)
+        self.on_channel[device] = self.task(row, channel, [*self.tail[rank], *before], device)
+        return self.on_channel[device]
+
+    def channel(self, device: int) -> int:
+        """Return the channel of a device, counted over the engine's nodes."""
+        path = self.portions.path
+        sharers = path.channel.sharers if path and path.channel else 1
+        node, place = divmod(device, self.parallel.devices_per_node)
+        return node * -(-self.parallel.devices_per_node // sharers) + place // sharers
+
+    @cached_property
+    def first_channel(self) -> int:
+        """Return the first of the channels among the resources."""
+        return len(self.resources()) - self.n_channels
+
+    @property
+    def n_channels(self) -> int:
+        """Shared channels that the engine's devices fetch over."""
+        return 1 + self.channel(self.parallel.devices - 1) if self.portions.shares_channel else 0
 
     def moe_stage(self, m: int) -> int:
         """Return the pipeline stage of a MoE layer."""
@@ -246,9 +275,7 @@ class GraphBuilder:
         for u, part in enumerate(self.portions.parts):
             row = self.rows.expert(self.moe_index, rank // self.parallel.expert_tensor, u)
             waits = list(before)
-            fetch = self.fetched.get((self.moe_index, rank, part.fetch))
-            if fetch is not None:
-                waits.append(fetch)
+            waits += self.fetched.get((self.moe_index, rank, part.fetch), [])
             if part.unit == "pim":
                 waits = waits if self.portions.parallel else last
                 last = [*last, self.task(row, self.port("pim", rank), waits, self.device(rank))]
@@ -301,7 +328,7 @@ class GraphBuilder:
             row=ints(self.row), resource=ints(self.resource), pred_ptr=ptr,
             pred=ints([p for preds in self.preds for p in preds]), layer=ints(self.layer_of),
             device=ints(self.device_of), resources=self.resources(), row_kind=self.row_kinds(),
-            n_classes=self.n_classes,
+            n_classes=self.n_classes, n_shared=self.n_channels,
         )  # fmt: skip
 
     def resources(self) -> tuple[str, ...]:
@@ -316,6 +343,7 @@ class GraphBuilder:
         kinds = [c.kind for c in self.operators.classes] + [OVERHEAD] * self.with_overhead
         rows, w = self.rows, self.parallel.ranks
         named = kinds * self.parallel.data + ["experts"] * (rows.fetches - rows.experts)
+            *(f"channel{i}" for i in range(self.n_channels)),
         named += ["fetch"] * (rows.dispatch - rows.fetches)
         if self.exchanged:
             named += ["dispatch"] * (rows.n_moe * w) + ["combine"] * (rows.n_moe * w)

@@ -15,6 +15,7 @@ from codesign.lower.portions import Portions
 from codesign.lower.precision import Precision
 from codesign.policies.dispatch import DISPATCHES
 from codesign.policies.placement import PLACEMENTS
+from ext.graph.reference import FIRST_COME
 from ext.iteration import Layout
 from ext.iteration.layout import (
     BYTES_PER_EXPERT,
@@ -51,7 +52,7 @@ def build_layout(
     vector_bytes = [PRECISION_BYTES[precision.dispatch], PRECISION_BYTES[precision.combine]]
     return Layout(
         row=graph.row, resource=graph.resource, pred_ptr=graph.pred_ptr, pred=graph.pred,
-        discipline=np.zeros(len(graph.resources), np.int32), row_kind=graph.row_kind, n_data=p.data,
+        discipline=_disciplines(graph), row_kind=graph.row_kind, n_data=p.data,
         n_classes=graph.n_classes, n_groups=p.expert, n_ranks=p.ranks, n_layers=len(moes),
         n_experts=model.n_experts,
         expert_group=placed,
@@ -101,6 +102,13 @@ def _tables(
         return empty, empty, np.zeros((0, N_COEFFICIENTS)), table_of
     work, moved, coefficients = zip(*rows, strict=True)
     return np.stack(work), np.stack(moved), np.array(coefficients), table_of
+
+
+def _disciplines(graph: TaskGraph) -> NDArray[np.int32]:
+    """Return how each resource serves its tasks: in order, or (a channel) whoever comes first."""
+    discipline = np.zeros(len(graph.resources), np.int32)
+    discipline[len(discipline) - graph.n_shared :] = FIRST_COME
+    return discipline
 
 
 def _shape(moe: MoE, model: Model, parallel: Parallel) -> tuple[int, int, bool]:

@@ -63,7 +63,7 @@ def build_plan(experiment: Experiment) -> Plan:
     parallel = resolve_parallel(spec.parallel, model, system, experiment.document)
     precision = resolve_precision(spec.precision, model, experiment.document)
     batching = build_policies(experiment).batching
-    portions = _portions(experiment)
+    portions = _portions(experiment, parallel)
     moes = [moe for layer in model.layers if (moe := layer.moe)]
     formats = build_formats(experiment, precision)
     expert_bytes = formats.expert_bytes(moes, model.hidden_size, parallel)
@@ -103,7 +103,7 @@ def cost_model_of(experiment: Experiment) -> Any:
     return experiment.spec.cost_model or _COST_MODELS[experiment.spec.fidelity]
 
 
-def _portions(experiment: Experiment) -> Portions:
+def _portions(experiment: Experiment, parallel: Parallel | None = None) -> Portions:
     """Read the policies that part a layer's experts by tier and unit."""
     tier, policies = experiment.spec.memory.experts, experiment.spec.policies
     main = experiment.system.device.main_memory
@@ -129,3 +129,4 @@ def _portions(experiment: Experiment) -> Portions:
                 " describe one under system.device.pim"
             )
     return build_portions(cache, path, units)
+        path = path.seen_by(parallel) if parallel else path

@@ -54,9 +54,19 @@ class Portions:
     units: Units | None
 
     @property
-    def n_fetches(self) -> int:
-        """Fetches before a layer's experts, F."""
+    def n_transfers(self) -> int:
+        """Transfers before a layer's experts."""
         return sum(part.fetch >= 0 for part in self.parts)
+
+    @property
+    def shares_channel(self) -> bool:
+        """Whether a transfer also holds a channel that other devices use: a fetch of its own."""
+        return self.path is not None and self.path.channel is not None
+
+    @property
+    def n_fetches(self) -> int:
+        """Fetches before a layer's experts, F: of each device's port, then of the shared channel."""
+        return self.n_transfers * (1 + self.shares_channel)
 
     @property
     def before(self) -> bool:
@@ -144,7 +154,7 @@ class Assigner:
             self.wasted_bytes += float(self.expert_bytes[fetches.wasted].sum())
         layers, experts = fetches.late
         chunk = self._chunks(layers)
-        for i in range(self.portions.n_fetches - first):
+        for i in range(self.portions.n_transfers - first):
             self._send(iteration, g, first + i, (layers[chunk == i], experts[chunk == i]))
 
     def _chunks(self, layers: Ints) -> Ints:
@@ -169,6 +179,8 @@ class Assigner:
         for m in np.flatnonzero(calls):
             count = float(moved[m])
             iteration.fetch_s[m, g, fetch] = path.seconds(count, int(calls[m]))
+            if path.channel is not None:
+                iteration.fetch_s[m, g, fetch + self.portions.n_transfers, 0] = path.channel_s(count)
             self.fetched_bytes += count
 
     def _place(self, iteration: Any, units: Units) -> None:

@@ -11,7 +11,7 @@ from codesign.base.errors import CapacityError
 from codesign.experiment.schema import MemorySpec
 from codesign.lower.parallel import Parallel
 from codesign.lower.precision import Precision
-from codesign.lower.tiers import tiers_of
+from codesign.lower.tiers import sharers, tiers_of
 from codesign.policies.expert_cache import ExpertCache, Ring
 from hwmodels.spec import System
 from workloads.models import Layer, Model, MoE
@@ -194,7 +194,7 @@ def _check_tier(
     layers = sum(_routed_bytes(layer, model.hidden_size, parallel, precision) for layer in model.layers)
     if stored is not None:
         layers = stored.of_layers(0, len(stored.groups))
-    need = layers / parallel.pipeline * min(tier.shared_by, parallel.devices)
+    need = layers / parallel.pipeline * min(sharers(system, tier), parallel.devices)
     if need > tier.capacity:
         raise CapacityError(
             f"{model.name} does not fit: its experts need {_gb(need)} of {memory.experts}, which has"
