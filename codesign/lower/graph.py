@@ -337,13 +337,13 @@ class GraphBuilder:
         others = [f"gpu{i}.{engine}" for engine in self.engines for i in devices]
         return (
             *(f"gpu{i}.compute" for i in devices), *(f"gpu{i}.link" for i in devices), *hosts, *others,
+            *(f"channel{i}" for i in range(self.n_channels)),
         )  # fmt: skip
 
     def row_kinds(self) -> I32:
         kinds = [c.kind for c in self.operators.classes] + [OVERHEAD] * self.with_overhead
         rows, w = self.rows, self.parallel.ranks
         named = kinds * self.parallel.data + ["experts"] * (rows.fetches - rows.experts)
-            *(f"channel{i}" for i in range(self.n_channels)),
         named += ["fetch"] * (rows.dispatch - rows.fetches)
         if self.exchanged:
             named += ["dispatch"] * (rows.n_moe * w) + ["combine"] * (rows.n_moe * w)
