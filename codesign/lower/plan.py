@@ -111,6 +111,7 @@ def _portions(experiment: Experiment, parallel: Parallel | None = None) -> Porti
     if tier is not None and tier != main and experiment.model.moe_layers:
         path = find_path(experiment.system, tier, experiment.document.where(("memory", "experts")))
         path = path.faster(experiment.spec.speed)
+        path = path.seen_by(parallel) if parallel else path
         if policies.expert_cache is None:
             raise experiment.document.error(
                 ("memory", "experts"), f"experts outside {main} need policies.expert_cache, as {{name: lru,"
@@ -129,4 +130,3 @@ def _portions(experiment: Experiment, parallel: Parallel | None = None) -> Porti
                 " describe one under system.device.pim"
             )
     return build_portions(cache, path, units)
-        path = path.seen_by(parallel) if parallel else path
