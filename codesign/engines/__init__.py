@@ -49,6 +49,18 @@ def expand(document: Document) -> Document:
     return merge(profile, without(document, place))
 
 
+def constants(name: str) -> list[tuple[str, str, str]]:
+    """Return (dotted name, value as written, source) of each constant of a profile that has a source."""
+    data = read_yaml(LIBRARY / f"{name}.yaml", "serving engine profile").data
+    found = []
+    for place, source in data["sources"].items():
+        value = data
+        for key in place.split("."):
+            value = value[key]
+        found.append((place, str(value), source))
+    return found
+
+
 @lru_cache(maxsize=64)
 def _profile(name: str) -> Document:
     document = read_yaml(LIBRARY / f"{name}.yaml", "serving engine profile")

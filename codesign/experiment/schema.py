@@ -81,13 +81,17 @@ class MemorySpec(Strict):
 
 
 class EngineSpec(Strict):
-    """The serving engine's own time, on the host, which the devices wait for."""
+    """The serving engine's own time, on the host, which the devices wait for; its own communication."""
 
     step: Delay = 0.0  # per iteration
     per_sequence: Delay = 0.0  # per sequence of the batch: sampling, detokenising
     per_token: Delay = 0.0  # per token of the batch
     request: Delay = 0.0  # per request before it is queued, one request after the other: HTTP, processes
     prompt_token: Delay = 0.0  # the same per token of its prompt: tokenising
+    # per layer of an iteration with prompts: launching its kernels one by one, while the devices run;
+    # iterations of decodes alone are launched at once (CUDA graphs)
+    launch_layer: Delay = 0.0
+    all_reduce: Delay | None = None  # latency of its own all-reduce (engines.all_reduce); None: the library's
 
 
 class OtherModels(Strict):

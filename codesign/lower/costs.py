@@ -60,7 +60,9 @@ class BatchCosts:
         self._by_class: dict[tuple[int, int], tuple[F64, F64]] = {}
         self._attention = np.zeros(len(COUNTERS)).tolist()
         self._past = np.zeros(len(COUNTERS))  # of rows that were forgotten
-        self._with_overhead = self.n_classes > len(operators.classes)
+        self._host = len(operators.classes)  # the host's first row, if it has any
+        layers = len(plan.model.layers) / plan.parallel.pipeline
+        self._launching_s = engine.launch_layer * layers / plan.machine.speed.get("engine", 1.0)
 
     @property
     def counters(self) -> F64:
@@ -90,8 +92,10 @@ class BatchCosts:
             block[:] = rows.parts
             if batch.tokens:
                 self._fill_attention(block, batch)
-                if self._with_overhead:
-                    block[-1, _ENGINE] = self._overhead_s(batch)
+                if self.n_classes > self._host:
+                    block[self._host, _ENGINE] = self._overhead_s(batch)
+                if batch.chunks and self._launching_s:
+                    block[-1, _ENGINE] = self._launching_s
 
     def _remember(self, tokens: int, outputs: int) -> _Rows:
         if len(self._known) >= _MEMO_LIMIT:

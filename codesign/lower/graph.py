@@ -89,7 +89,7 @@ class GraphBuilder:
     model: Model
     parallel: Parallel
     operators: Operators
-    with_overhead: bool
+    host_rows: int  # 0; 1: work before the iteration; 2: and launching while it runs
     portions: Portions
     row: list[int] = field(default_factory=list)
     resource: list[int] = field(default_factory=list)
@@ -101,7 +101,7 @@ class GraphBuilder:
         p = self.parallel
         self.exchanged = p.data > 1
         n_moe = len(self.model.moe_layers)
-        self.n_classes = len(self.operators.classes) + self.with_overhead
+        self.n_classes = len(self.operators.classes) + self.host_rows
         self.rows = _Rows(self.n_classes, p, n_moe, self.exchanged, self.portions)
         self.fetched: dict[tuple[int, int, int], list[int]] = {}  # (MoE layer, rank, fetch) -> tasks
         self.on_channel: dict[int, int] = {}  # device -> its last task on the channel that it shares
@@ -110,7 +110,7 @@ class GraphBuilder:
 
     def build(self) -> TaskGraph:
         """Lower every layer of every stage."""
-        if self.with_overhead:
+        if self.host_rows:
             self.overhead()
         self.compute(self.operators.embed)
         for stage, layers in enumerate(stage_layers(len(self.model.layers), self.parallel.pipeline)):
@@ -140,11 +140,13 @@ class GraphBuilder:
             self.moe_index += 1
 
     def overhead(self) -> None:
-        """The host prepares each data group's batch before its ranks begin."""
+        """The host prepares each data group's batch before its ranks begin, and may launch while they run."""
         t = self.parallel.tensor
         for d in range(self.parallel.data):
             host = 2 * self.parallel.devices + d
-            task = self.task(self.rows.static(d, self.n_classes - 1), host, [], -1)
+            task = self.task(self.rows.static(d, self.n_classes - self.host_rows), host, [], -1)
+            if self.host_rows > 1:
+                self.task(self.rows.static(d, self.n_classes - 1), host, [task], -1)
             for r in range(d * t, (d + 1) * t):
                 self.tail[r] = [task]
 
@@ -285,7 +287,7 @@ class GraphBuilder:
 
     def port(self, engine: str, rank: int) -> int:
         """Return a resource of a device beside its compute engine and its link."""
-        before = 2 * self.parallel.devices + self.parallel.data * self.with_overhead
+        before = 2 * self.parallel.devices + self.parallel.data * bool(self.host_rows)
         return before + self.engines.index(engine) * self.parallel.devices + self.device(rank)
 
     @property
@@ -333,7 +335,7 @@ class GraphBuilder:
 
     def resources(self) -> tuple[str, ...]:
         devices = range(self.parallel.devices)
-        hosts = [f"host{d}" for d in range(self.parallel.data)] if self.with_overhead else []
+        hosts = [f"host{d}" for d in range(self.parallel.data)] if self.host_rows else []
         others = [f"gpu{i}.{engine}" for engine in self.engines for i in devices]
         return (
             *(f"gpu{i}.compute" for i in devices), *(f"gpu{i}.link" for i in devices), *hosts, *others,
@@ -341,7 +343,7 @@ class GraphBuilder:
         )  # fmt: skip
 
     def row_kinds(self) -> I32:
-        kinds = [c.kind for c in self.operators.classes] + [OVERHEAD] * self.with_overhead
+        kinds = [c.kind for c in self.operators.classes] + [OVERHEAD] * self.host_rows
         rows, w = self.rows, self.parallel.ranks
         named = kinds * self.parallel.data + ["experts"] * (rows.fetches - rows.experts)
         named += ["fetch"] * (rows.dispatch - rows.fetches)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.base.errors import ConfigError
+from codesign.engines.all_reduce import LARGEST_BYTES, all_reduce
 from codesign.experiment.schema import DecodeSpec
 from codesign.lower.pim import PimCosts
 from codesign.lower.tiers import Path
@@ -38,7 +39,13 @@ class NetworkCost(Cost):
 class Machine:
     """Costs of one device in a system, with ``speed`` factors on PARTS for what-if questions."""
 
-    def __init__(self, system: System, cost_model: Any, speed: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        system: System,
+        cost_model: Any,
+        speed: Mapping[str, float],
+        all_reduce_s: float | None = None,
+    ) -> None:
         device = {part: factor for part, factor in speed.items() if part in DEVICE_PARTS}
         network = {
             **device,
@@ -46,16 +53,29 @@ class Machine:
             "link_latency": speed.get("network_latency", 1.0),
         }
         self.system, self.speed = system, dict(speed)
+        self.all_reduce_s = all_reduce_s  # latency of the engine's own; None: it has none
         self.main_memory = system.device.main_memory
         self.pim = PimCosts(system.device.pim, speed) if system.device.pim else None
         self.costs = build_cost_model(cost_model, system.device, device)
         self.between = build_cost_model(cost_model, system.device, network)
 
     def collective(self, op: str, count: float, ranks: int, nodes: int) -> Cost:
-        """Cost a collective inside a node, or (`nodes` > 1) one that the network bounds."""
+        """Cost a collective inside a node, or (`nodes` > 1) one that the network bounds.
+
+        Inside a node an engine's own all-reduce is taken, up to its largest message, where it is faster.
+        """
         s = self.system
         if nodes <= 1:
-            return self.costs.collective(op, count, ranks, s.intra_node)
+            cost = self.costs.collective(op, count, ranks, s.intra_node)
+            if (
+                op != "all_reduce"
+                or self.all_reduce_s is None
+                or s.intra_node is None
+                or count > LARGEST_BYTES
+            ):
+                return cost
+            own = all_reduce(count, ranks, s.intra_node, self.all_reduce_s, self.speed)
+            return min(cost, own, key=lambda each: each.duration_s)
         cost = self.between.collective(op, count, ranks, s.intra_node, s.inter_node, s.devices_per_node)
         return NetworkCost(cost.parts, cost.flop, cost.bytes_by_tier)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.base.errors import ConfigError
+from codesign.experiment.schema import EngineSpec
 from codesign.lower.formats import Formats, build_formats
 from codesign.lower.graph import GraphBuilder, TaskGraph
 from codesign.lower.kv import KvShape, kv_shape
@@ -72,11 +73,10 @@ def build_plan(experiment: Experiment) -> Plan:
     fit = residency(
         model, system, parallel, precision, spec.memory, batching.max_tokens, portions.cache, stored
     )
-    machine = Machine(system, cost_model_of(experiment), spec.speed)
-    operators = Operators(model, parallel, precision, machine, portions.attention_unit)
     engine = spec.engine
-    with_overhead = bool(engine.step or engine.per_sequence or engine.per_token)
-    graph = GraphBuilder(model, parallel, operators, with_overhead, portions).build()
+    machine = Machine(system, cost_model_of(experiment), spec.speed, engine.all_reduce)
+    operators = Operators(model, parallel, precision, machine, portions.attention_unit)
+    graph = GraphBuilder(model, parallel, operators, _host_rows(engine), portions).build()
     return Plan(
         model=model, parallel=parallel, precision=precision, formats=formats, residency=fit,
         kv=kv_shape(model, parallel, precision.kv_bytes, spec.memory.block_tokens), machine=machine,
@@ -84,6 +84,13 @@ def build_plan(experiment: Experiment) -> Plan:
         layout=build_layout(experiment, parallel, precision, machine, portions, formats, graph, placed),
         expert_bytes=expert_bytes,
     )  # fmt: skip
+
+
+def _host_rows(engine: EngineSpec) -> int:
+    """Return how many rows the host has: none, the work before an iteration, and launching beside it."""
+    if engine.launch_layer:
+        return 2
+    return int(bool(engine.step or engine.per_sequence or engine.per_token))
 
 
 def stored_by_expert(

@@ -34,6 +34,14 @@ class Band(NamedTuple):
     high: FloatArray  # P90
 
 
+class Cloud(NamedTuple):
+    """Points of one group of end-to-end rows, in a unit that the plot names."""
+
+    group: str
+    measured: list[float]
+    predicted: list[float]
+
+
 def scatters(found: Validated) -> list[Scatter]:
     """Return the covered points of each device, thinned by a fixed draw."""
     out = []
@@ -79,6 +87,26 @@ def draw(found: Validated, folder: Path) -> list[Path]:
         figure.tight_layout()
         figure.savefig(place, dpi=110)
     return places
+
+
+def draw_whole(name: str, unit: str, clouds: list[Cloud], folder: Path) -> Path:
+    """Write the plot of one end-to-end figure, predicted against measured, as PNG; return where."""
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(6.0, 5.4))
+    ax = figure.add_subplot()
+    for cloud in clouds:
+        ax.loglog(cloud.measured, cloud.predicted, ".", markersize=4, label=cloud.group)
+    every = [value for cloud in clouds for value in cloud.measured]
+    if every:
+        ax.loglog([min(every), max(every)], [min(every), max(every)], color="black", linewidth=0.8)
+        ax.legend(fontsize="small")
+    ax.set(xlabel=f"measured ({unit})", ylabel=f"predicted ({unit})", title=f"{name}: predicted rows")
+    place = folder / f"{name.replace(' ', '_')}.png"
+    figure.tight_layout()
+    figure.savefig(place, dpi=110)
+    return place
 
 
 def _draw_scatter(ax: Any, data: list[Scatter], operator: str) -> None:

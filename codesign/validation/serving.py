@@ -3,6 +3,9 @@
 Each measured row becomes an experiment: its model, its tensor-parallel degree, its engine's profile, and a
 closed loop of so many requests as the benchmark ran.  Nothing of the row's result is used.
 
+Profiles are fitted on two models (FITTED_MODELS), and of them on half of the configurations (`is_fitted`).
+All other rows are predicted: these models' other configurations, and models that no constant ever saw.
+
 What the rows do not say, and where it is taken from:
 
 * requests: ten times the concurrency (the count that the benchmark scripts of both sources give).
@@ -21,14 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codesign.base.errors import ConfigError
+
 Row = Mapping[str, Any]
-TABLE = Path("measured") / "e2e_serving.parquet"
+MEASURED = Path("../shared/data/measured")
+TABLE = "e2e_serving.parquet"
 MODELS = {
     "Qwen/Qwen3-32B": "qwen3-32b",
     "meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b",
     "meta-llama/Llama-3.1-70B": "llama-3.1-70b",
     "openai/gpt-oss-120b": "gpt-oss-120b",
 }
+FITTED_MODELS = ("qwen3-32b", "llama-3.1-8b")
 WAVES = 10  # requests per concurrent client
 LONG_WAVES = 3  # simulated where outputs are long; the waves after the first stand for the rest
 LONG_OUTPUT_TOKENS = 2048
@@ -50,10 +57,22 @@ class Point:
 
 
 def read_rows(data: Path) -> list[Row]:
-    """Read the measured rows from the folder of measurements."""
+    """Read the measured rows from the folder of measurements (raises ConfigError if it is not there)."""
+    return rows_of(data / TABLE)
+
+
+def rows_of(place: Path) -> list[Row]:
+    """Read a measured table.
+
+    Raises
+    ------
+    ConfigError   no such file
+    """
     import pyarrow.parquet as pq
 
-    rows: list[Row] = pq.read_table(data / TABLE).to_pylist()
+    if not place.is_file():
+        raise ConfigError(f"{place}: no such file; the measured tables are not here")
+    rows: list[Row] = pq.read_table(place).to_pylist()
     return rows
 
 
@@ -88,6 +107,11 @@ def configuration(row: Row) -> str:
 def is_calibration(row: Row) -> bool:
     """Tell whether a row is of the half that engine profiles may be fitted on: split by configuration."""
     return zlib.crc32(configuration(row).encode()) % 2 == 0
+
+
+def is_fitted(row: Row) -> bool:
+    """Tell whether a row may enter the fit of a profile: of FITTED_MODELS, and of the calibration half."""
+    return MODELS[row["model_path"]] in FITTED_MODELS and is_calibration(row)
 
 
 def experiment_of(row: Row, engine: Any = None) -> dict[str, Any]:
@@ -193,34 +217,66 @@ def outliers(points: Iterable[Point], metric: str, above: float) -> list[Point]:
 
 def unseen_rows(data: Path, limit: int | None = None) -> list[Row]:
     """Return rows that no engine profile was fitted on, one of each configuration, evenly thinned."""
-    rows = {configuration(r): r for r in read_rows(data) if not left_out(r) and not is_calibration(r)}
+    rows = {configuration(r): r for r in read_rows(data) if not left_out(r) and not is_fitted(r)}
     chosen = [rows[key] for key in sorted(rows)]
     step = max(1, len(chosen) // limit) if limit else 1
     return chosen[::step]
 
 
-def run(data: Path = Path("../shared/data"), limit: int | None = 100) -> list[dict[str, Any]]:
-    """Simulate rows that nothing was fitted on, and return the errors as rows of a table.
+def counts(data: Path) -> dict[str, Any]:
+    """Return how many measured rows are fitted, predicted, and left out for which reason."""
+    found: dict[str, Any] = {"fitted": 0, "predicted": 0, "left_out": {}}
+    for row in read_rows(data):
+        reason = left_out(row)
+        if reason:
+            found["left_out"][reason] = found["left_out"].get(reason, 0) + 1
+        else:
+            found["fitted" if is_fitted(row) else "predicted"] += 1
+    return found
 
-    Parameters
-    ----------
-    data : Path          folder of the measurements
-    limit : int or None  about so many rows, evenly thinned; None: all (minutes)
+
+def fitted_constants() -> list[dict[str, str]]:
+    """Return the constants of all engine profiles that a fit gave: name, value, source."""
+    from codesign import engines
+
+    found = []
+    for engine in engines.names():
+        for name, value, source in engines.constants(engine):
+            if source.startswith("fitted"):
+                found.append({"name": f"{engine}: {name}", "value": value, "source": source})
+    return found
+
+
+def predict(data: Path, limit: int | None = 100) -> list[Point]:
+    """Simulate about `limit` unseen rows (None: all; minutes)."""
+    return [simulate_row(row) for row in unseen_rows(data, limit)]
+
+
+def report(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Return the errors of predicted rows as rows of a table.
 
     Returns
     -------
-    list of dict    name, error (median, absolute), goal (None: none set), n, and mean, p90, bias
+    list of dict    name, metric, error (median, absolute), goal (None: none set), n, mean, p90, bias:
+                    of all points, of those by how new they are, of all but `doubtful_ttft`, of each group
     """
-    points = [simulate_row(row) for row in unseen_rows(data, limit)]
     sound = [point for point in points if not doubtful_ttft(point.row)]
-    found = table(points, lambda _: "all") + table(points)
+    found = table(points, lambda _: "all") + table(points, _newness)
     found += [row for row in table(sound, lambda _: "all but doubtful rows") if row["metric"] == "ttft"]
-    return [
-        {
-            "name": f"serving {row['metric']}: {row['group']}",
-            "error": row["median"],
-            "goal": GOALS[row["metric"]],
-            **{key: row[key] for key in ("n", "mean", "p90", "bias")},
-        }
-        for row in found
-    ]
+    return [_named(row) for row in found + table(points)]
+
+
+def _newness(row: Row) -> str:
+    fitted = MODELS[row["model_path"]] in FITTED_MODELS
+    return "other configurations of fitted models" if fitted else "models never fitted"
+
+
+def _named(row: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {key: row[key] for key in ("n", "mean", "p90", "bias")}
+    goal = GOALS[row["metric"]] if row["group"] == "all" else None
+    return {"name": row["group"], "metric": row["metric"], "error": row["median"], "goal": goal, **rest}
+
+
+def run(data: Path = MEASURED, limit: int | None = 100) -> list[dict[str, Any]]:
+    """Simulate rows that nothing was fitted on, and return their errors: `predict`, then `report`."""
+    return report(predict(data, limit))
