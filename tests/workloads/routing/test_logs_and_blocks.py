@@ -4,6 +4,7 @@ import json
 from base64 import b64encode
 
 import numpy as np
+import pyarrow
 import pytest
 
 from codesign.base.errors import ConfigError
@@ -210,3 +211,15 @@ def test_a_recorded_expert_distribution_is_a_histogram(tmp_path):
         path.write_text(text)
         with pytest.raises(ConfigError, match=reason):
             read_histogram(path)
+
+
+def test_reading_a_longer_parquet_file_takes_no_more_memory(tmp_path):
+    path, tokens = tmp_path / "long.parquet", 4096
+    ids = np.random.default_rng(1).integers(0, 8, (tokens, 4, 2)).astype(np.int16)
+    one = Block(ids, np.zeros(tokens, np.int64), np.zeros(tokens, np.int64))
+    held = []
+    for groups in (40, 160):
+        write_blocks(path, Header(8, 2, (0, 1, 2, 3)), tokens * groups, (one for _ in range(groups)))
+        _, blocks = read_blocks(path, tokens)
+        held.append(max(pyarrow.total_allocated_bytes() for _ in blocks))
+    assert held[1] <= 1.1 * held[0]
