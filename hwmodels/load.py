@@ -83,9 +83,9 @@ def resolve(source: Source, kind: Kind = "system", overrides: Mapping[str, objec
     Law: ``resolve(resolve(x)) == resolve(x)``.  Raises ConfigError on unknown names and cycles.
     """
     document = _expand(_document(source), kind, ()).copy()
-    if not overrides:
-        return document
-    return _lay(document, from_mapping(overrides), kind, ())
+    if overrides:
+        document = _lay(document, from_mapping(overrides), kind, ())
+    return _expand_pool(document) if kind == "system" else document
 
 
 def kind_of(document: Document, trail: tuple[str, ...] = ()) -> Kind:
@@ -135,6 +135,16 @@ def _expand_device(document: Document, trail: tuple[str, ...]) -> Document:
     device = _expand(document.child("device"), "device", trail)
     out = without(document, ("device",))
     return merge(out, _under("device", device))
+
+
+def _expand_pool(document: Document) -> Document:
+    """Expand the device of ``attention``, if it is a name or stands on one."""
+    device = document.get(("attention", "device"))
+    if not isinstance(device, str) and not (isinstance(device, dict) and "from" in device):
+        return document
+    expanded = _expand(document.child("attention").child("device"), "device", ())
+    out = without(document, ("attention", "device"))
+    return merge(out, _under("attention", _under("device", expanded)))
 
 
 def _under(key: str, document: Document) -> Document:

@@ -24,6 +24,15 @@ def rental_usd_per_s(system: System, devices_used: int) -> float | None:
     return None if rent is None else devices_used * rent
 
 
+def with_pool(usd_per_s: float | None, system: System, engines: int) -> float | None:
+    """Add the rent of the devices that serve attention; None if a rent is not known."""
+    pool = system.attention
+    if pool is None or usd_per_s is None:
+        return usd_per_s
+    rent = pool.device.price.rental
+    return None if rent is None else usd_per_s + engines * pool.devices * rent
+
+
 def owned_usd_per_s(system: System, devices_used: int, average_power_w: float) -> float | None:
     """Return the write-off of what was bought plus its electricity; None if no purchase price is known.
 

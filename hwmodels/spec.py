@@ -182,6 +182,14 @@ class Host(Strict):
     links: dict[str, Dma] = Field(default_factory=dict)  # "pcie": a host tier -> "device" (its main memory)
 
 
+class Pool(Strict):
+    """Devices of another type beside those of the system, reached over a network: what serves attention."""
+
+    device: Device
+    devices: PositiveInt  # for each engine (replica) of the system
+    link: Link  # a port of each device, on either side
+
+
 class System(Strict):
     """Nodes of equal devices: ``nodes x devices_per_node``, links inside and between nodes."""
 
@@ -191,6 +199,7 @@ class System(Strict):
     nodes: int = Field(default=1, gt=0)
     intra_node: Link | None = None  # required if devices_per_node > 1
     inter_node: Link | None = None  # required if nodes > 1; per device (one NIC per GPU)
+    attention: Pool | None = None  # keeps the KV cache and computes attention; None: the devices do
     host: Host = Host()
     power_usage_effectiveness: float = Field(default=1.0, ge=1.0)
     electricity: MoneyPerEnergy = 0.0

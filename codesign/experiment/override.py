@@ -15,6 +15,7 @@ _NAMED: dict[tuple[str, ...], str] = {
     ("model",): "from",
     ("system",): "from",
     ("system", "device"): "from",
+    ("system", "attention", "device"): "from",
     ("workload", "routing"): "generator",
     ("cost_model",): "name",
     ("engine",): "from",

@@ -22,6 +22,7 @@ class ParallelSpec(Strict):
     expert: Degree | None = None
     expert_tensor: Degree | None = None
     pipeline: Degree = 1
+    batches: Degree = 1  # parts of an iteration's batch whose layers take turns
     replicas: Degree | None = None
 
 

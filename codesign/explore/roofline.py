@@ -77,6 +77,10 @@ def _check_covered(experiment: Experiment) -> None:
         raise document.error(("composition",), rule)
     if spec.precision.by_expert:
         raise document.error(("precision", "experts"), rule)
+    if experiment.system.attention is not None:
+        raise document.error(("system", "attention"), rule)
+    if spec.parallel.batches > 1:
+        raise document.error(("parallel", "batches"), rule, spec.parallel.batches)
     units = spec.policies.units
     if (units.get("name") if isinstance(units, dict) else units) not in (None, "xpu"):
         raise document.error(("policies", "units"), rule, units)

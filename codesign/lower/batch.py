@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 class Batch:
     """One data group's part of an iteration.
 
-    `entries[v]` is the number of cached entries that all decoding sequences read under view v.
+    `entries[v]` is the number of cached entries that all decoding sequences, and those whose chunk is one
+    token (`singles`: in attention they are decodes), read under view v.
     """
 
     tokens: int = 0
     outputs: int = 0  # tokens whose logits are needed
     sequences: int = 0
     decodes: int = 0
+    singles: int = 0
     entries: Sequence[int] = ()
     chunks: list[tuple[int, int]] = field(default_factory=list)  # (tokens, context at their end)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.experiment.schema import EngineSpec
+from codesign.lower.attention_pool import part_of_batch
 from codesign.lower.batch import Batch
 from codesign.lower.kv import View, view_of
 from codesign.lower.machine import COUNTERS
@@ -22,6 +23,7 @@ F64 = NDArray[np.float64]
 _N_PARTS, _N_DEVICE = len(PARTS), len(DEVICE_PARTS)
 _ENGINE, _PIM, _LAUNCH = PARTS.index("engine"), PARTS.index("pim_compute"), PARTS.index("launch")
 _FLOP, _BYTES = COUNTERS.index("flop"), COUNTERS.index("memory_bytes")
+_NETWORK, _SENT = PARTS.index("network_bandwidth"), COUNTERS.index("network_bytes")
 _PIM_FLOP, _PIM_BYTES = COUNTERS.index("pim_flop"), COUNTERS.index("pim_bytes")
 _MEMO_LIMIT = 65536
 
@@ -59,6 +61,9 @@ class BatchCosts:
         self._known: dict[tuple[int, int], _Rows] = {}
         self._by_class: dict[tuple[int, int], tuple[F64, F64]] = {}
         self._attention = np.zeros(len(COUNTERS)).tolist()
+        self._fill = self._fill_attention if len(operators.turns) == 1 else self._fill_parts
+        if operators.pool is not None:
+            self._fill = self._fill_pool
         self._past = np.zeros(len(COUNTERS))  # of rows that were forgotten
         self._host = len(operators.classes)  # the host's first row, if it has any
         layers = len(plan.model.layers) / plan.parallel.pipeline
@@ -91,7 +96,7 @@ class BatchCosts:
             rows.uses += 1
             block[:] = rows.parts
             if batch.tokens:
-                self._fill_attention(block, batch)
+                self._fill(block, batch)
                 if self.n_classes > self._host:
                     block[self._host, _ENGINE] = self._overhead_s(batch)
                 if batch.chunks and self._launching_s:
@@ -120,14 +125,36 @@ class BatchCosts:
             self._by_class[index, count] = known
         return known
 
-    def _fill_attention(self, block: F64, batch: Batch) -> None:
+    def _fill_parts(self, block: F64, batch: Batch) -> None:
+        turns = self.plan.operators.turns
+        for i, first in enumerate(turns):
+            self._fill_attention(block, part_of_batch(batch, i, len(turns)), first)
+
+    def _fill_pool(self, block: F64, batch: Batch) -> None:
+        """Fill the rows of attention on other devices."""
+        operators = self.plan.operators
+        for attention, _, view in self._attentions:
+            rows = operators.pool_rows[attention]
+            for i, (send, attend, back) in enumerate(rows):
+                part = part_of_batch(batch, i, len(rows))
+                if part.tokens and operators.pool is not None:
+                    cost = operators.pool.cost(attention, part, part.entries[view] if part.entries else 0)
+                    block[send, _NETWORK : _NETWORK + 2] = cost.send
+                    block[attend, :_N_DEVICE] = cost.attend
+                    block[back, _NETWORK : _NETWORK + 2] = cost.back
+                    for counter, count in zip((_FLOP, _BYTES, _SENT), cost.counted, strict=True):
+                        self._attention[counter] += count * self._tasks[attend]
+
+    def _fill_attention(self, block: F64, batch: Batch, first: int = 0) -> None:
         operators = self.plan.operators
         for attention, index, view in self._attentions:
+            index += first
             for tokens, context in batch.chunks:
                 self._add(block, index, operators.prefill(attention, tokens, context))
-            if not batch.decodes:
+            readers = batch.decodes + batch.singles
+            if not readers:
                 continue
-            cost = operators.decode(attention, batch.decodes, batch.entries[view])
+            cost = operators.decode(attention, readers, batch.entries[view])
             on_pim = operators.decode_on_pim(cost)
             if on_pim is None:
                 self._add(block, index, cost)

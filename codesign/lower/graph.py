@@ -117,13 +117,17 @@ class GraphBuilder:
             if stage:
                 self.next_stage(stage)
             self.foresee()
-            for self.layer in layers:
-                self.lower_layer(self.model.layers[self.layer])
+            self.lower_layers(layers)
         self.layer = -1
         self.compute(self.operators.head)
         if self.parallel.tensor > 1:
             self.collective(self.operators.logits)
         return self.finish()
+
+    def lower_layers(self, layers: range) -> None:
+        """Lower a stage's layers, one after the other."""
+        for self.layer in layers:
+            self.lower_layer(self.model.layers[self.layer])
 
     def lower_layer(self, layer: Layer) -> None:
         ops = self.operators

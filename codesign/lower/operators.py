@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from codesign.lower.machine import Machine
 from codesign.lower.parallel import Parallel
 from codesign.lower.precision import Precision
-from hwmodels.costs import Cost
+from hwmodels.costs import PARTS, Cost
 from workloads.models import Attention, FeedForward, Model, MoE
+
+if TYPE_CHECKING:
+    from codesign.lower.attention_pool import AttentionPool
 
 # projections of one input, computed as one matrix product
 _FUSED = ("q", "k", "v", "gate", "q_a", "kv_a", "in", "index_k", "index_weights")
@@ -31,6 +35,18 @@ class RowClass:
     kind: str
     cost: Callable[[int], Cost]
     by: str = "tokens"  # or "outputs": tokens that the head turns into logits
+
+
+def _nothing(_: int) -> Cost:
+    return Cost((0.0,) * len(PARTS))
+
+
+def _part_class(whole: RowClass, index: int, parts: int) -> RowClass:
+    def cost(count: int) -> Cost:
+        share = (count + parts - 1 - index) // parts
+        return whole.cost(share) if share else _nothing(0)
+
+    return RowClass(whole.name, whole.kind, cost, whole.by)
 
 
 class Operators:
@@ -60,6 +76,9 @@ class Operators:
         self.attention_class: dict[Attention, int] = {}
         self.dense_class: dict[FeedForward, int] = {}
         self.gate_class: dict[MoE, int] = {}
+        self.turns: tuple[int, ...] = (0,)  # where the rows of each part of a batch begin
+        self.pool: AttentionPool | None = None  # who computes attention, if not these devices
+        self.pool_rows: dict[Attention, list[tuple[int, int, int]]] = {}  # send, attend, back; by part
         self.shared_class: dict[MoE, int] = {}
         for group in model.groups():
             self._add_layer(group.layer.attention, group.layer.dense, group.layer.moe)
@@ -81,6 +100,25 @@ class Operators:
             if moe.shared or moe.latent_size:
                 cost = self._add("shared" + name, "shared_experts", lambda n: self.shared(moe, n))
                 self.shared_class[moe] = cost
+
+    def take_turns(self, parts: int) -> None:
+        """Add the rows of the parts of a batch, each with its share of the tokens."""
+        if parts == 1:
+            return
+        whole = list(self.classes)
+        self.turns = tuple(len(whole) * (1 + i) for i in range(parts))
+        for i in range(parts):
+            self.classes += [_part_class(row_class, i, parts) for row_class in whole]
+
+    def attend_elsewhere(self, pool: AttentionPool) -> None:
+        """Add the rows of attention on other devices; `codesign.lower.turns` fills them."""
+        self.pool = pool
+        for mixer in self.attention_class:
+            self.pool_rows[mixer] = [
+                (self._add("to_pool", "send", _nothing), self._add("pooled", "attention", _nothing),
+                 self._add("from_pool", "send", _nothing))
+                for _ in self.turns
+            ]  # fmt: skip
 
     def _gemm(self, tokens: int, outputs: int, inputs: int) -> Cost:
         return self.costs.gemm(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from codesign.base.errors import ConfigError
 from codesign.experiment.schema import EngineSpec
+from codesign.lower.attention_pool import AttentionPool
 from codesign.lower.formats import Formats, build_formats
 from codesign.lower.graph import GraphBuilder, TaskGraph
 from codesign.lower.kv import KvShape, kv_shape
@@ -21,6 +22,7 @@ from codesign.lower.portions import Portions, build_portions
 from codesign.lower.precision import Precision, resolve_precision
 from codesign.lower.residency import Residency, StoredExperts, residency, stored_experts
 from codesign.lower.tiers import find_path
+from codesign.lower.turns import TurnsBuilder
 from codesign.policies.expert_cache import EXPERT_CACHES
 from codesign.policies.units import UNITS
 from ext.iteration import Layout
@@ -76,7 +78,10 @@ def build_plan(experiment: Experiment) -> Plan:
     engine = spec.engine
     machine = Machine(system, cost_model_of(experiment), spec.speed, engine.all_reduce)
     operators = Operators(model, parallel, precision, machine, portions.attention_unit)
-    graph = GraphBuilder(model, parallel, operators, _host_rows(engine), portions).build()
+    fit = _share_out(experiment, operators, parallel, fit)
+    turns = operators.pool or len(operators.turns) > 1
+    builder = TurnsBuilder if turns else GraphBuilder
+    graph = builder(model, parallel, operators, _host_rows(engine), portions).build()
     return Plan(
         model=model, parallel=parallel, precision=precision, formats=formats, residency=fit,
         kv=kv_shape(model, parallel, precision.kv_bytes, spec.memory.block_tokens), machine=machine,
@@ -84,6 +89,19 @@ def build_plan(experiment: Experiment) -> Plan:
         layout=build_layout(experiment, parallel, precision, machine, portions, formats, graph, placed),
         expert_bytes=expert_bytes,
     )  # fmt: skip
+
+
+def _share_out(experiment: Experiment, operators: Operators, parallel: Parallel, fit: Residency) -> Residency:
+    """Part the batch, and give attention and its cache to a pool, if the system has one."""
+    spec, pool = experiment.spec, experiment.system.attention
+    operators.take_turns(spec.parallel.batches)
+    if pool is None:
+        return fit
+    if operators.attention_unit != "xpu":
+        raise experiment.document.error(("policies", "units"), "attention is computed by system.attention")
+    operators.attend_elsewhere(AttentionPool(pool, operators, parallel, cost_model_of(experiment)))
+    share = AttentionPool.memory_per_rank(pool, parallel)
+    return replace(fit, kv_bytes=share * spec.memory.utilization)
 
 
 def _host_rows(engine: EngineSpec) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from codesign.lower.machine import COUNTERS
 from ext.iteration import TALLY
 from hwmodels.energy import active_power_w, facility_energy_j, idle_power_w
-from hwmodels.money import usd_per_million_tokens, usd_per_s
+from hwmodels.money import usd_per_million_tokens, usd_per_s, with_pool
 
 if TYPE_CHECKING:
     from codesign.experiment import Experiment
@@ -65,15 +65,18 @@ def energy_and_cost(
     busy_s = attribution.busy_s / len(cluster.lanes)
     joules["active"] = active_power_w(system.device) * devices * busy_s
     joules["idle"] = idle_power_w(system, devices) * simulated_s
+    pooled = system.attention.devices * plan.parallel.replicas if system.attention else 0
+    if system.attention:
+        joules["pool_idle"] = system.attention.device.power.idle * pooled * simulated_s
     total_j = sum(joules.values())
     average_w = total_j / simulated_s if simulated_s > 0 else 0.0
-    rate = usd_per_s(system, devices, average_w)
+    rate = with_pool(usd_per_s(system, devices, average_w), system, plan.parallel.replicas)
     tokens = summary["output_tokens"]
     summary["energy_j_per_token"] = total_j / tokens if tokens else None
     summary["usd_per_million_tokens"] = usd_per_million_tokens(rate, summary["output_tokens_per_s"] or 0.0)
     summary["average_power_w"] = average_w
     cost = {
-        "devices": devices,
+        "devices": devices + pooled,
         "usd_per_hour": None if rate is None else rate * 3600.0,
         "usd": None if rate is None else rate * simulated_s,
         "facility_energy_j": facility_energy_j(system, total_j),

@@ -105,6 +105,7 @@ class Group:
         self.decodes = False
         self.preemptions = 0
         self.outstanding_tokens = 0  # assigned, not yet computed: what load balancing looks at
+        self._views = views
         self._reads = [ReadEntries(view) for view in views]
         self._ends_at: dict[int, list[Sequence]] = {}
         self._grows_at: list[dict[Sequence, None]] = [{} for _ in range(memory.kv.block_tokens)]
@@ -169,12 +170,20 @@ class Group:
             batch.entries = [reads.total(self.step) for reads in self._reads]
         for sequence, tokens in chunks:
             done = sequence.prefilled + tokens
-            batch.chunks.append((tokens, done))
+            if tokens == 1 and done > 1:  # the last token of what is cached: attention is a decode's
+                self._read_also(batch, done)
+            else:
+                batch.chunks.append((tokens, done))
             batch.tokens += tokens
             batch.outputs += done == sequence.target
         batch.tokens += batch.decodes
         batch.sequences = batch.decodes + len(chunks)
         return batch
+
+    def _read_also(self, batch: Batch, context: int) -> None:
+        read = batch.entries or [0] * len(self._views)
+        batch.entries = [n + view.seen(context) for n, view in zip(read, self._views, strict=True)]
+        batch.singles += 1
 
     def spans(self) -> list[IntArray]:
         """Return what this iteration computes, as int64[3, S]: request, first position, tokens of each span.

@@ -82,6 +82,14 @@ def midway(requests: Requests, seed: int) -> Requests:
     return replace(requests, prompt_tokens=prompt, output_tokens=output, held_tokens=held)
 
 
+def _begun(requests: Requests, form: DrawnForm, seed: int) -> Requests:
+    """Return the stream with what is computed of it before it is met."""
+    found = midway(requests, seed) if form.midway else requests
+    if not form.prefilled:
+        return found
+    return replace(found, held_tokens=np.maximum(found.prompt_tokens - 1, 0))
+
+
 def find_file(name: str, base_dir: str | Path | None) -> Path:
     """Return the path that a file of settings means: beside that file, or in the current directory."""
     path = Path(name).expanduser()
@@ -111,7 +119,7 @@ def _synthetic(settings: RequestSettings, form: SyntheticForm, seed: int) -> Req
 
     found = _drawn(settings, form, pairs, process, form.rate or 1.0, seed)
     found = replace(found, concurrency=form.concurrency, name="synthetic", source="drawn")
-    return midway(found, seed) if form.midway else found
+    return _begun(found, form, seed)
 
 
 def _from_dataset(
@@ -134,7 +142,7 @@ def _from_dataset(
         ptr, ids = share_prefixes(found.prompt_tokens, table.sharing, seed)
         found = replace(found, prefix_ptr=ptr, prefix_ids=ids, block_tokens=table.sharing.block_tokens)
     found = replace(found, concurrency=form.concurrency, name=table.name, source=table.source)
-    return midway(found, seed) if form.midway else found
+    return _begun(found, form, seed)
 
 
 def _from_clients(

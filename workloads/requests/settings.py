@@ -77,6 +77,7 @@ class DrawnForm(Timing):
     count: Count
     conversations: Any = None
     shared_prefix: SharedPrefix | None = None
+    prefilled: bool = False  # prompts are computed elsewhere: their cache is there on admission
     midway: bool = False  # a closed loop met when it has run for long: see `build.midway`
     block_tokens: Count = 512  # as in recorded prefix ids; an engine with smaller blocks shares more
 
@@ -84,6 +85,8 @@ class DrawnForm(Timing):
     def _closed_loop(self) -> DrawnForm:
         if self.midway and (self.concurrency is None or self.conversations or self.shared_prefix):
             raise ValueError("midway is of a closed loop (concurrency) of single requests")
+        if self.prefilled and (self.conversations or self.shared_prefix):
+            raise ValueError("prefilled is of single requests")
         return self
 
 
