@@ -191,8 +191,8 @@ def _system(keyed: _Keyed) -> tuple[Document, System]:
 
 def needs(experiment: Experiment) -> dict[str, Any]:
     """Return what a point needs, by the names in `BEFORE` (None: the files do not say)."""
+    from codesign.lower import plan
     from codesign.lower.parallel import resolve_parallel
-    from codesign.lower.plan import stored_by_expert
     from codesign.lower.precision import resolve_precision
     from codesign.lower.residency import residency
     from codesign.policies import build_policies
@@ -203,8 +203,9 @@ def needs(experiment: Experiment) -> dict[str, Any]:
     parallel = resolve_parallel(spec.parallel, model, system, experiment.document)
     precision = resolve_precision(spec.precision, model, experiment.document)
     tokens = build_policies(experiment).batching.max_tokens
-    stored = stored_by_expert(experiment, parallel, precision)
-    fit = residency(model, system, parallel, precision, spec.memory, tokens, stored=stored)
+    stored = plan.stored_by_expert(experiment, parallel, precision)
+    cache = plan._portions(experiment).cache
+    fit = residency(model, system, parallel, precision, spec.memory, tokens, cache, stored)
     devices = parallel.devices * parallel.replicas
     peak_w = peak_power_w(system, devices)
     area, purchase = system.device.area, system.device.price.purchase

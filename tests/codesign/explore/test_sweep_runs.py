@@ -248,3 +248,26 @@ def test_constraints_on_what_a_point_needs(experiment):
     source["constraints"] = {"outputs": ["ttft_s.p99 <= 1 ns", "requests.completed >= 1"]}
     found = sweep(source, workers=0)
     assert [(row["status"], row["feasible"]) for row in found.rows] == [("refused", False), ("ok", False)]
+
+
+def test_experts_in_another_tier_need_no_room_beside_their_cache(experiment):
+    """What a point needs is counted as its plan counts it."""
+    source = {
+        "experiment": {**experiment, "parallel": {"tensor": 1, "expert": 8}},
+        "axes": {"system.device.memory.hbm.capacity": ["20 GB", "60 GB"]},
+        "zip": [{
+            "memory.experts": [None, "ddr"],
+            "policies.expert_cache": [None, {"name": "lru", "slots": 1}],
+        }],
+        "constraints": {"inputs": ["weight_bytes > 0"]},
+    }  # fmt: skip
+    source["experiment"]["system"] = {"from": "dgx-h100", "devices_per_node": 2}
+    source["experiment"]["parallel"] = {"tensor": 1, "expert": 2}
+    found = sweep(source, workers=0)
+    assert [row["status"] for row in found.rows] == ["refused", "ok", "ok", "ok"]
+    assert (
+        found.metrics[1]["weight_bytes"]
+        == found.metrics[3]["weight_bytes"]
+        < 20e9
+        < found.metrics[2]["weight_bytes"]
+    )
