@@ -186,6 +186,7 @@ cdef class ExpertCache:
             if self.code == FREQUENCY_DISTANCE:
                 ahead = node // self.n_experts - layer - 1
                 ahead = ahead + self.n_layers if ahead < 0 else ahead
+                ahead = ahead - self.n_layers if ahead >= self.n_layers else ahead
                 value = value * (self.n_layers - ahead)
             if i == 0 or value < least or (value == least and self.keys[first + i] < self.keys[first + place]):
                 least = value
@@ -203,7 +204,7 @@ cdef class ExpertCache:
                           * <uint64_t>n) >> 32)
         return smallest(&self.keys[first], n)
 
-    cdef inline int touch(self, int layer, int node, int64_t next_use, int* left) noexcept nogil:
+    cdef inline int touch(self, int layer, int node, int64_t next_use, int* left, int now) noexcept nogil:
         cdef int pool = 0 if self.shared else layer
         cdef int64_t first = self.first[pool], place = self.where[node]
         left[0] = -1
@@ -223,7 +224,7 @@ cdef class ExpertCache:
             place = first + self.used[pool]
             self.used[pool] += 1
         else:
-            place = first + self.victim(pool, first, layer)
+            place = first + self.victim(pool, first, now)
             left[0] = self.who[place]
             self.where[left[0]] = -1
             if self.code == LRU or self.code == FIFO:
@@ -258,7 +259,7 @@ cdef class ExpertCache:
             for i in range(n):
                 layer = <int>layers[i]
                 hits[i] = self.touch(layer, layer * self.n_experts + <int>experts[i],
-                                     uses[i] if known else NEVER_USED, &out)
+                                     uses[i] if known else NEVER_USED, &out, layer)
                 gone[i] = out
                 self._hits[layer] += hits[i]
                 self._misses[layer] += 1 - hits[i]
@@ -290,7 +291,7 @@ cdef class ExpertCache:
                         if e < 0:
                             continue
                         hit = self.touch(layer, layer * n_experts + e, uses[t, layer, j] if known else NEVER_USED,
-                                         &out)
+                                         &out, layer)
                         self._hits[layer] += hit
                         self._misses[layer] += 1 - hit
                         if out >= 0:
@@ -306,14 +307,14 @@ cdef class ExpertCache:
         return np.flatnonzero(places >= 0).astype(np.int64)
 
     def load(self, int64_t layer, experts):
-        """Bring experts in without counting a use (warm start, prefetch); return what left for them."""
+        """Bring experts in before their layer, without counting a use; return what left for them."""
         cdef int out
         gone = []
         if self.code == FREQUENCY_DISTANCE:
             for e in experts:
                 self.worth[self.node(layer, e)] -= 1
         for e in experts:
-            self.touch(<int>layer, self.node(layer, e), NEVER_USED, &out)
+            self.touch(<int>layer, self.node(layer, e), NEVER_USED, &out, <int>layer - 1)
             if out >= 0:
                 gone.append(out)
                 self._evictions[out // self.n_experts] += 1

@@ -105,7 +105,7 @@ class ExpertCache:
             return (_mix(self._seed + 0x9E3779B97F4A7C15 * self._clock) >> 32) * len(pool) >> 32
         return min(range(len(pool)), key=lambda i: self._keys[pool[i]])
 
-    def _touch(self, layer: int, node: int, next_use: int) -> tuple[bool, int]:
+    def _touch(self, layer: int, node: int, next_use: int, now: int) -> tuple[bool, int]:
         self._clock += 1
         if self.policy == "frequency_distance":
             self._worth[node] += 1
@@ -119,7 +119,7 @@ class ExpertCache:
         if len(pool) < capacity:
             pool.append(node)
         else:
-            place = self._victim(pool, layer)
+            place = self._victim(pool, now)
             left = pool[place]
             pool[place] = node
             del self._keys[left]
@@ -147,7 +147,7 @@ class ExpertCache:
         hit, left = np.zeros(len(nodes), np.bool_), np.full(len(nodes), -1, np.int64)
         for i, node in enumerate(nodes):
             layer = int(layers[i])
-            hit[i], left[i] = self._touch(layer, node, uses[i])
+            hit[i], left[i] = self._touch(layer, node, uses[i], layer)
             self._count(layer, bool(hit[i]), int(left[i]))
         return hit, left
 
@@ -185,11 +185,11 @@ class ExpertCache:
         return np.array(held, np.int64)
 
     def load(self, layer: int, experts: Int64) -> Int64:
-        """Bring experts in without counting a use (warm start, prefetch); return what left for them."""
+        """Bring experts in before their layer, without counting a use; return what left for them."""
         if self.policy == "frequency_distance":
             for e in experts:
                 self._worth[self._node(layer, int(e))] -= 1
-        left = [self._touch(layer, self._node(layer, int(e)), NEVER)[1] for e in experts]
+        left = [self._touch(layer, self._node(layer, int(e)), NEVER, layer - 1)[1] for e in experts]
         gone = np.array([n for n in left if n >= 0], np.int64)
         for node in gone:
             self.evictions[node // self.n_experts] += 1

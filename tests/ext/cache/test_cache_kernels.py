@@ -178,6 +178,16 @@ def test_experts_of_layers_that_come_soon_are_worth_more():
     assert [len(cache.resident(layer)) for layer in range(4)] == [1, 1, 0, 1]
 
 
+def test_what_is_brought_in_early_is_of_the_layer_that_comes():
+    for kernels in (compiled, reference):
+        cache = kernels.ExpertCache(3, 2, 2, policy="frequency_distance", shared=True)
+        for _ in range(3):
+            cache.access(0, np.array([0]))
+            cache.access(1, np.array([0]))
+        cache.load(2, np.array([1]))  # layer 1 has just computed: layer 2 comes, then 0
+        assert [len(cache.resident(layer)) for layer in range(3)] == [1, 0, 1]
+
+
 def test_scores_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="scores have shape"):
         compiled.ExpertCache(2, 3, 1, policy="score", scores=np.zeros((3, 2), np.int64))
