@@ -31,11 +31,8 @@ EXPERIMENT: dict[str, Any] = {
 
 def classes_of(dataset: str, count: int = 2000) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Return mean lengths (prompt, output) of each class of a dataset's requests, and its share of them."""
-    drawn = {"workload.requests": {"dataset": dataset, "count": count, "rate": "1 /s"}}
-    whole = {key: value for key, value in EXPERIMENT.items() if key != "workload"}
-    found = codesign.load_experiment(
-        {**whole, "workload": {"requests": drawn["workload.requests"]}}
-    ).requests()
+    requests = {"dataset": dataset, "count": count, "rate": "1 /s"}
+    found = codesign.load_experiment({**EXPERIMENT, "workload": {"requests": requests}}).requests()
     prompts, outputs = np.asarray(found.prompt_tokens), np.asarray(found.output_tokens)
     which = np.digitize(prompts, PROMPT_EDGES) * len(OUTPUT_EDGES) + np.digitize(outputs, OUTPUT_EDGES)
     names, counts = np.unique(which, return_counts=True)
@@ -60,11 +57,10 @@ def simulated(lengths: list[tuple[int, int]]) -> codesign.Sweep:
 def throughputs(found: codesign.Sweep, lengths: list[tuple[int, int]], slo_s: float) -> np.ndarray:
     """Return requests/s of a class on a type of GPU within the SLO; 0 where none meets it; (B, G)."""
     out = np.zeros((len(lengths), len(USD_PER_HOUR)))
+    keys = [f"workload.requests.{kind}_tokens" for kind in ("prompt", "output")]
     for row in found.table.to_pylist():
         if row["status"] == "ok" and row["tpot_s.mean"] <= slo_s:
-            at = lengths.index(
-                (row["workload.requests.prompt_tokens"], row["workload.requests.output_tokens"])
-            )
+            at = lengths.index((row[keys[0]], row[keys[1]]))
             g = list(USD_PER_HOUR).index(row["system.device"])
             out[at, g] = max(out[at, g], row["requests_per_s"])
     return out
@@ -86,9 +82,8 @@ def main(dataset: str = "sharegpt") -> list[dict[str, Any]]:
             rows.append({"slo_s": slo_s, "rate": rate, "machines": machines, "usd_per_hour": mix.usd_per_hour,
                          "saved": saved})  # fmt: skip
             told = ", ".join(f"{100 * share:.0f} % below {name} alone" for name, share in saved.items())
-            print(
-                f"TPOT <= {slo_s * 1e3:.0f} ms, {rate:g} requests/s: {machines}, {mix.usd_per_hour:.2f} $/h: {told}"
-            )
+            print(f"TPOT <= {slo_s * 1e3:.0f} ms, {rate:g} requests/s:", machines, end=", ")
+            print(f"{mix.usd_per_hour:.2f} $/h: {told}")
     return rows
 
 

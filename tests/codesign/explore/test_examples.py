@@ -28,7 +28,7 @@ def rows_of(found: codesign.Sweep) -> list[dict[str, Any]]:
 
 
 def check_cache(rows: list[dict[str, Any]]) -> None:
-    """HBM for all experts is the cheapest; a cache over PCIe misses the SLO, over a fast link it is dearer."""
+    """HBM for all experts is the cheapest; a cache over PCIe misses the SLO, over a fast link it is dear."""
     best = min(rows, key=lambda row: row["usd_per_million_tokens"])
     assert best["memory.experts"] is None
     cached = [row for row in rows if row["memory.experts"] == "ddr"]
@@ -73,7 +73,7 @@ def gpu_mix() -> Any:
 
 
 def test_gpu_mix(monkeypatch, capsys):
-    """Few classes and levels of concurrency: the mix is never dearer than one type, and the best type moves."""
+    """Few classes and levels of concurrency: a mix is never dearer than one type, the best type moves."""
     example = gpu_mix()
     monkeypatch.setattr(example, "PROMPT_EDGES", (0, 256, 10**9))
     monkeypatch.setattr(example, "OUTPUT_EDGES", (0, 10**9))

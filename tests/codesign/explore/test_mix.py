@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from codesign.base.errors import ConfigError
 from codesign.explore.mix import cheapest_mix, single_type
 
+SPEEDS = st.sampled_from([0.0, 0.5, 1.0, 2.0, 5.0])
+
 
 def carries(machines: tuple[int, ...], rates: np.ndarray, speeds: np.ndarray) -> bool:
     """Tell whether some machines carry a load: a linear programme of the shares alone."""
@@ -31,7 +33,7 @@ def carries(machines: tuple[int, ...], rates: np.ndarray, speeds: np.ndarray) ->
 
 @settings(max_examples=25, deadline=None)
 @given(
-    speeds=st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 5.0]), min_size=2, max_size=2), min_size=2, max_size=3),
+    speeds=st.lists(st.tuples(SPEEDS, SPEEDS), min_size=2, max_size=3),
     rates=st.lists(st.floats(0.1, 3.0), min_size=3, max_size=3),
     price=st.tuples(st.integers(1, 9), st.integers(1, 9)),
 )  # fmt: skip

@@ -149,6 +149,14 @@ def test_the_ladder_confirms_the_best_and_tells_how_levels_disagree(tmp_path, sp
     assert codesign.simulate(space["experiment"], changes).energy_j["total"] == metrics["energy_j.total"]
 
 
+def test_the_front_is_verified_at_cycle(space):
+    found = search(space, trials=16, fidelity=("roofline", "event", "cycle"), confirm=5, workers=0)
+    assert list(found.levels) == ["roofline", "event", "cycle"]
+    assert list(found.disagreement) == ["roofline -> event", "event -> cycle"]
+    front = {row["point"] for row in found.levels["event"].pareto().to_pylist()}
+    assert len(found.levels["cycle"]) == len(front)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "share"),
     [
