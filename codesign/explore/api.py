@@ -16,8 +16,8 @@ from codesign.explore.executors import Executor, Processes, Serial
 from codesign.explore.plan import SweepPlan, plan_sweep
 from codesign.explore.results import RESULTS, Sweep
 from codesign.explore.store import Store, exists
+from codesign.explore.watch import Progress, watched
 
-Progress = Callable[[int, int], None]  # points done, points to run
 COMMIT_S = 0.2  # fast points are committed together, at most so long after they came
 COMMIT_MANY = 200
 
@@ -32,7 +32,7 @@ def sweep(
     merge: tuple[str | Path, ...] = (),
     workers: int | None = None,
     scheduler: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     evaluator: str = DEFAULT,
 ) -> Sweep:
     """Run the points of a sweep, keep every outcome, and return them all.
@@ -47,7 +47,7 @@ def sweep(
     merge : folders    take over what other sweeps found for the same points
     workers : int      processes; None: one for each core; 0: in this process
     scheduler : str    address of a Dask scheduler, instead of processes
-    progress : f(done, to run)    called as points finish
+    progress : f(done, to run)    called as points finish; True: a bar with rate and time left
     evaluator : str    "module:name" of what runs a point (see `codesign.explore.evaluate.Setup`)
 
     Raises
@@ -69,7 +69,8 @@ def sweep(
             store.merge(Path(other))
         store.set_meta("sweep", canonical_json(portable(plan)))
         try:
-            _run(plan, store, executor_of(plan, workers, scheduler), retry, progress)
+            with watched(progress, "points") as told:
+                _run(plan, store, executor_of(plan, workers, scheduler), retry, told)
         finally:
             found = Sweep.collect(plan.spec, plan.tasks(), store.outcomes(), plan.design.paths)
             if folder is not None and len(found):

@@ -106,6 +106,16 @@ class Sweep:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"<Sweep over {', '.join(self.paths)}: {len(self)} points, {self.counts}>"
+
+    def _repr_html_(self) -> str:
+        """Show the first rows in a notebook: point, axes, the sweep's objectives."""
+        names = [n for text in self.spec.objectives for n in read_objective(text).formula.names]
+        table = self.table
+        wanted = ["point", "replicate", "status", *self.paths, *dict.fromkeys(names)]
+        return html(repr(self), table.select([n for n in wanted if n in table.column_names]))
+
     @property
     def counts(self) -> dict[str, int]:
         """Rows by status."""
@@ -252,6 +262,20 @@ class Sweep:
         if not found:
             raise ConfigError(f"no finished point is {which}")
         return found
+
+
+def html(title: str, table: Any, most: int = 20) -> str:
+    """Write a title and the first rows of an Arrow table as HTML."""
+    from html import escape
+
+    def cell(value: Any) -> str:
+        return escape("" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value))
+
+    head = "".join(f"<th>{escape(name)}</th>" for name in table.column_names)
+    rows = ("".join(f"<td>{cell(v)}</td>" for v in row.values()) for row in table.slice(0, most).to_pylist())
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    rest = f"<p>... {table.num_rows - most} more</p>" if table.num_rows > most else ""
+    return f"<p>{escape(title)}</p><table><tr>{head}</tr>{body}</table>{rest}"
 
 
 def opened(folder: str | Path) -> Store:

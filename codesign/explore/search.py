@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from codesign.base.errors import ConfigError, unknown_name
 from codesign.base.hashing import canonical_json
-from codesign.explore.api import Progress, executor_of, portable
+from codesign.explore.api import executor_of, portable
 from codesign.explore.evaluate import DEFAULT, OK, Outcome, Task
 from codesign.explore.objective import Objective, read_objective
 from codesign.explore.pareto import hypervolume, nondominated
@@ -28,6 +28,7 @@ from codesign.explore.results import Sweep
 from codesign.explore.space import Dimension, dimensions_of, relaxed, suggest
 from codesign.explore.spec import read_sweep
 from codesign.explore.store import Store, exists
+from codesign.explore.watch import Progress, watched
 
 F64 = NDArray[np.float64]
 SAMPLERS = ("tpe", "nsga2", "nsga3", "random")
@@ -36,7 +37,7 @@ BATCH = 8  # proposals between two looks at results; fixed, so that any number o
 FAR = 1e12  # cost of a point that cannot run: worse than any other
 
 
-@dataclass
+@dataclass(repr=False)
 class Search:
     """What a search found.
 
@@ -60,6 +61,17 @@ class Search:
     def best(self, objective: str | None = None) -> dict[str, Any]:
         """Return the best point of the last level by one objective (the first one)."""
         return self.sweep.best(objective or self.objectives[0].text)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{level}: {sweep.counts}" for level, sweep in self.levels.items())
+        return f"<Search for {', '.join(o.text for o in self.objectives)}; {counts}>"
+
+    def _repr_html_(self) -> str:
+        """Show the front in a notebook."""
+        from codesign.explore.results import html
+
+        feasible = any(row["feasible"] for row in self.sweep.rows)
+        return html(repr(self), self.pareto() if feasible else self.sweep.table)
 
     @property
     def costs(self) -> F64:
@@ -91,7 +103,7 @@ def search(
     resume: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     evaluator: str = DEFAULT,
 ) -> Search:
     """Search a design space.
@@ -125,9 +137,10 @@ def search(
         store.set_meta("search", canonical_json({"objectives": [o.text for o in read], "trials": trials}))
         store.set_meta("sweep", canonical_json(portable(plan)))
         store.set_meta("order", "null")
-        runner = _Runner(plan, store, read, workers, scheduler, progress, list(fidelity) or [None])
         known = [point for place in warm_start for point in _points_of(Path(place))]
-        tasks = _propose(plan, runner, sampler, trials, seed, known)
+        with watched(progress, "trials") as told:
+            runner = _Runner(plan, store, read, workers, scheduler, told, list(fidelity) or [None])
+            tasks = _propose(plan, runner, sampler, trials, seed, known)
         found = runner.climb(tasks, confirm or max(10, trials // 10))
         store.set_meta("order", canonical_json([row["id"] for row in found.sweep.rows]))
         if folder is not None:

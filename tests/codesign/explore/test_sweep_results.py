@@ -84,6 +84,35 @@ def test_replicates_are_summed_up_with_students_interval(found):
     assert row["y +-"] == pytest.approx(4.302652729911275 * 0.001 / math.sqrt(3))
 
 
+def test_a_notebook_shows_axes_and_objectives(experiment, toy):
+    source = {"experiment": experiment, "axes": {COUNT: list(range(1, 31))}, "objectives": ["y"]}
+    found = sweep(source, workers=0, evaluator=toy)
+    assert repr(found) == f"<Sweep over {COUNT}: 30 points, {{'ok': 30}}>"
+    shown = found._repr_html_()
+    assert shown.count("<tr>") == 21
+    assert "<th>y</th>" in shown
+    assert "10 more" in shown
+
+
+def test_a_bar_tells_rate_and_time_left(experiment, toy, monkeypatch):
+    from io import StringIO
+
+    from rich.console import Console
+
+    from codesign.explore.watch import watched
+
+    told = StringIO()
+    with watched(True, "points", Console(file=told, force_terminal=True, width=100)) as draw:
+        draw(3, 12)
+        draw(12, 12)
+    assert "12/12" in told.getvalue()
+    assert "points/s" in told.getvalue()
+    with watched(None, "points") as draw:
+        assert draw is None
+    found = sweep({"experiment": experiment, "axes": {COUNT: [1]}}, workers=0, evaluator=toy, progress=True)
+    assert len(found) == 1
+
+
 def brute_force(points: np.ndarray) -> list[bool]:
     def beaten(i: int) -> bool:
         return any((p <= points[i]).all() and (p < points[i]).any() for p in points)
