@@ -17,6 +17,8 @@ from codesign.base.errors import ConfigError
 from workloads.routing.files import FORMAT_VERSION, check_version
 from workloads.routing.stream import Int16Array, IntArray
 
+_GROUPS = 16  # row groups of a Parquet file that are open at once
+
 
 @dataclass(frozen=True)
 class Header:
@@ -179,7 +181,7 @@ def _read_parquet(place: Path, tokens: int) -> tuple[Header, Iterator[Block]]:
     def blocks() -> Iterator[Block]:
         row = 0
         try:
-            for batch in file.iter_batches(batch_size=tokens):
+            for batch in _batches(file, tokens):
                 ids = batch.column("experts").flatten().to_numpy(zero_copy_only=False)
                 ids = ids.reshape(batch.num_rows, len(header.layer_ids), header.top_k)
                 sequence, domain = (
@@ -191,6 +193,13 @@ def _read_parquet(place: Path, tokens: int) -> tuple[Header, Iterator[Block]]:
             raise ConfigError(f"{place}: damaged after token {row}: {str(error)[:120]}") from None
 
     return header, blocks()
+
+
+def _batches(file: Any, tokens: int) -> Iterator[Any]:
+    """Yield the rows of a Parquet file; one iterator over all row groups would keep what it has read."""
+    for first in range(0, file.num_row_groups, _GROUPS):
+        groups = range(first, min(first + _GROUPS, file.num_row_groups))
+        yield from file.iter_batches(batch_size=tokens, row_groups=list(groups))
 
 
 def _read_npz(place: Path, tokens: int) -> tuple[Header, Iterator[Block]]:
