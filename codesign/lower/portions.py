@@ -151,11 +151,20 @@ class Assigner:
         first = int(any(part.lead for part in self.portions.parts))
         if first:
             self._send(iteration, g, 0, fetches.early, fetches.wasted)
+            self._foretell(iteration, g)
             self.wasted_bytes += float(self.expert_bytes[fetches.wasted].sum())
         layers, experts = fetches.late
         chunk = self._chunks(layers)
         for i in range(self.portions.n_transfers - first):
             self._send(iteration, g, first + i, (layers[chunk == i], experts[chunk == i]))
+
+    def _foretell(self, iteration: Any, g: int) -> None:
+        """Let the prefetches of a group wait for what the predictor takes."""
+        prefetch = self.portions.cache.prefetch if self.portions.cache else None
+        if prefetch is None or not prefetch.cost:
+            return
+        layers = np.flatnonzero(iteration.fetch_s[:, g, 0].sum(axis=1))
+        iteration.fetch_s[layers[:1] if prefetch.before else layers, g, 0, 1] += prefetch.cost
 
     def _chunks(self, layers: Ints) -> Ints:
         """Deal each layer's missed experts to the chunks, in order, as evenly as can be."""

@@ -33,7 +33,7 @@ class Prefetch(Strict):
     lead: int = Field(default=1, ge=1, le=1024)  # layers between the prediction and its use
     before: bool = False  # the whole path is known before the pass; else from the routing of earlier layers
     most: int | None = Field(default=None, ge=1)  # experts of a layer, at most
-    cost: Latency = 0.0  # time of one prediction, on its own processor: fetches wait for it
+    cost: Latency = 0.0  # time of a prediction, of a layer or (before) the pass: the fetch begins later by it
     profile: Any = None  # routing to learn from (generator, trace); None: other requests of the workload
     profile_tokens: int = Field(default=4096, ge=1, le=1_000_000)
 

@@ -92,6 +92,35 @@ def test_an_oracle_with_room_is_always_ready():
     assert found["ready_rate"] == 1.0
 
 
+def test_nothing_waits_for_what_is_known_before_if_the_bandwidth_suffices():
+    cache = {"name": "lru", "slots": 8, "prefetch": {"predictor": "oracle", "before": True, "lead": 3}}
+    fast = {"speed": {"fetch_bandwidth": 1e5, "fetch_latency": 1e5}}
+    resident = base(None, **fast)
+    del resident["memory"]
+    known, held = codesign.simulate(base(cache, **fast)), codesign.simulate(resident)
+    assert known.details["expert_cache"]["foretold"] > 0
+    assert sum(known.details["path_s"].get("fetch", {}).values()) < 1e-5 * known.summary["simulated_s"]
+    assert known.summary["simulated_s"] == pytest.approx(held.summary["simulated_s"], rel=0.05)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_prediction_takes_its_time(before):
+    runs = [
+        codesign.simulate(
+            base(
+                {"name": "lru", "slots": 0, "buffers": 8, "prefetch": {
+                    "predictor": "oracle", "before": before, "cost": cost}}
+            )
+        )
+        for cost in ("0 s", "1 ms")
+    ]  # fmt: skip
+    slower_s = runs[1].summary["simulated_s"] - runs[0].summary["simulated_s"]
+    steps = len(runs[0].iterations["start_s"])
+    assert slower_s == pytest.approx(
+        1e-3 * steps * (1 if before else 5), rel=0.2
+    )  # 5 of 6 layers are foretold
+
+
 @pytest.mark.parametrize("slots", [1, 3])
 def test_no_policy_hits_more_than_belady(slots):
     names = ("lru", "lfu", "fifo", "random", "frequency_distance", "score")
