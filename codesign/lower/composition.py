@@ -17,7 +17,7 @@ from codesign.experiment.experiment import from_document
 from codesign.experiment.schema import CompositionSpec
 from codesign.lower.plan import Plan, build_plan
 from codesign.lower.residency import Residency
-from codesign.lower.tiers import Path, find_path, tiers_of
+from codesign.lower.tiers import Path, find_path, sharers, tiers_of
 from codesign.policies.expert_cache import EXPERT_CACHES
 from codesign.policies.switching import SWITCHINGS, Switching
 from workloads.requests.expert_models import by_popularity, draw_models, read_popularity
@@ -68,6 +68,22 @@ class Composition:
         shape = int(self.shape_of[model])
         return self.plans[shape].residency.weight_bytes
 
+    def fetch_s(self, model: int) -> tuple[float, float]:
+        """Return the seconds of bandwidth and of latency that bringing a model takes: (0, 0) if it is there.
+
+        All devices of the engine bring their part at once, each through its own port and together through
+        the channel that they share.
+        """
+        path = self.paths[int(self.tier_of[model])]
+        if path is None:
+            return 0.0, 0.0
+        count, parallel = self.bytes_of(model), self.plans[0].parallel
+        moving_s, latency_s = path.seconds(count, 1)
+        if path.channel is not None:
+            behind = min(path.channel.sharers, parallel.devices, parallel.devices_per_node)
+            moving_s = max(moving_s, behind * path.channel_s(count))
+        return moving_s, latency_s
+
     def engine_of(self, model: int) -> int:
         """Return the engine that holds a model, if they are spread."""
         return model % self.plans[0].parallel.replicas
@@ -96,7 +112,7 @@ def compose(experiment: Experiment, plan: Plan, n_requests: int = 0) -> Composit
     popularity = read_popularity(experiment.part("composition", "popularity"))
     main = experiment.system.device.main_memory
     names = spec.tiers or [main]
-    paths = tuple(None if name == main else _path(experiment, i, name) for i, name in enumerate(names))
+    paths = tuple(None if name == main else _path(experiment, plan, i, name) for i, name in enumerate(names))
     shape_of = np.array(shapes, dtype=np.int64)
     sizes = np.array([plan.residency.weight_bytes for plan in plans])
     order = by_popularity(len(shapes), popularity, experiment.seed)
@@ -150,9 +166,10 @@ def _shape(
     return len(plans) - 1
 
 
-def _path(experiment: Experiment, index: int, name: str) -> Path:
+def _path(experiment: Experiment, plan: Plan, index: int, name: str) -> Path:
     where = experiment.document.where(("composition", "tiers", index))
-    return find_path(experiment.system, name, f"{where}: composition.tiers").faster(experiment.spec.speed)
+    path = find_path(experiment.system, name, f"{where}: composition.tiers")
+    return path.seen_by(plan.parallel).faster(experiment.spec.speed)
 
 
 def _fill(experiment: Experiment, plan: Plan, names: list[str], sizes: Any, order: Ints) -> Ints:
@@ -164,9 +181,10 @@ def _fill(experiment: Experiment, plan: Plan, names: list[str], sizes: Any, orde
         tier = tiers[name]
         if name == system.device.main_memory:
             return found  # room is checked with all else that is there
-        devices = min(tier.shared_by, p.devices)  # that keep their part of a model in this tier
+        shared_by = sharers(system, tier)
+        devices = min(shared_by, p.devices)  # that keep their part of a model in this tier
         engines = 1
-        if tier.shared_by > 1 and experiment.spec.composition and experiment.spec.composition.spread:
+        if shared_by > 1 and experiment.spec.composition and experiment.spec.composition.spread:
             engines = max(1, system.devices_per_node // p.devices)
         own = 1.0 / p.replicas if experiment.spec.composition and experiment.spec.composition.spread else 1.0
         need = np.cumsum(sizes[left] * devices * own * engines)

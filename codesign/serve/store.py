@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from codesign.lower.composition import Composition
-from codesign.lower.tiers import Path
 from ext.cache import expert_cache
 
 
@@ -76,24 +75,21 @@ class ModelStore:
             self._fetch(model, now)
 
     def _fetch(self, model: int, now: float) -> None:
-        path = self.composition.paths[self.composition.tier_of[model]]
+        path = self.composition.paths[int(self.composition.tier_of[model])]
         if path is None:
             return
-        count = self.composition.bytes_of(model)
-        seconds = sum(path.seconds(count, 1))
+        seconds = sum(self.composition.fetch_s(model))
+        moved = self.composition.bytes_of(model) * self.devices
         self.free_s = max(now, self.free_s) + seconds
         self._ready_s[model] = self.free_s
         self.busy_s += seconds
         self.fetches += 1
-        self.fetched_bytes += count * self.devices
-        self.fetch_j += count * self.devices * path.energy_j_per_byte
+        self.fetched_bytes += moved
+        self.fetch_j += moved * path.energy_j_per_byte
 
     def _latency_share(self, model: int) -> float:
-        path: Path | None = self.composition.paths[self.composition.tier_of[model]]
-        if path is None:
-            return 0.0
-        moving_s, latency_s = path.seconds(self.composition.bytes_of(model), 1)
-        return latency_s / (moving_s + latency_s)
+        moving_s, latency_s = self.composition.fetch_s(model)
+        return latency_s / (moving_s + latency_s) if latency_s else 0.0
 
     def summary(self) -> dict[str, float]:
         """Return the counters."""

@@ -68,12 +68,19 @@ def test_bytes_and_seconds_of_a_fetch():
     experiment = codesign.load_experiment(base(slots=1, popularity="cyclic"))
     result, path = codesign.simulate(experiment), find_path(experiment.system, "ddr")
     one = build_plan(experiment).residency.weight_bytes
-    found = coe(result)
+    found = coe(result)  # two devices, each through a PCIe port of its own that host memory outpaces
     assert found["fetched_bytes"] == pytest.approx(2 * one * found["fetches"])
     assert found["mean_fetch_s"] == pytest.approx(sum(path.seconds(one, 1)))
     assert result.energy_j["fetch"] == pytest.approx(found["fetched_bytes"] * path.energy_j_per_byte)
     assert result.breakdown_s["fetch"] == pytest.approx(found["waited_s"])
     assert result.elasticities["fetch_bandwidth"] < 0
+
+
+def test_devices_share_the_channel_that_they_bring_models_over():
+    document = base(slots=1, popularity="cyclic")
+    alone = coe(codesign.simulate(document))["mean_fetch_s"]
+    document["system"]["host"] = {"links": {"pcie": {"shared_by": 2}}}
+    assert coe(codesign.simulate(document))["mean_fetch_s"] == pytest.approx(2 * alone, rel=1e-3)
 
 
 def test_one_model_is_as_without_a_composition():
@@ -152,7 +159,8 @@ def test_tiers_are_filled_in_order_and_refused_when_full():
     made = compose(experiment, build_plan(experiment))
     size = made.bytes_of(0) * 2
     assert (made.tier_of == 0).sum() == int(4e9 // size)
-    assert made.paths[1].bytes_per_s < made.paths[0].bytes_per_s
+    slow, fast = (next(m for m in range(6) if made.tier_of[m] == tier) for tier in (1, 0))
+    assert made.fetch_s(slow)[0] > made.fetch_s(fast)[0]
     small["composition"]["tiers"] = ["ddr"]
     with pytest.raises(CapacityError, match=f"{int(4e9 // size)} of 6 expert models fit ddr"):
         codesign.load_experiment(small)
