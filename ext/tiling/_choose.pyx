@@ -7,13 +7,13 @@ cdef double DEPTH = 64.0
 
 cdef struct Rates:
     double units, unit_rate, tile_overhead, wave_share, bandwidth, memory_efficiency, unit_memory
-    double weight_bytes, act_bytes, feed_rate, unit_feed, cache_rate, reduction_traffic, join_s
+    double weight_bytes, act_bytes, feed_rate, unit_feed, feed_waves, cache_rate, reduction_traffic, join_s
 
 
 cdef Rates unpack(given):
     cdef Rates r
     (r.units, r.unit_rate, r.tile_overhead, r.wave_share, r.bandwidth, r.memory_efficiency, r.unit_memory,
-     r.weight_bytes, r.act_bytes, r.feed_rate, r.unit_feed, r.cache_rate, r.reduction_traffic,
+     r.weight_bytes, r.act_bytes, r.feed_rate, r.unit_feed, r.feed_waves, r.cache_rate, r.reduction_traffic,
      r.join_s) = given
     return r
 
@@ -22,10 +22,14 @@ cdef inline double smaller(double a, double b) noexcept nogil:
     return a if a < b else b
 
 
+cdef inline double larger(double a, double b) noexcept nogil:
+    return a if a > b else b
+
+
 cdef Py_ssize_t fastest(double m, double n, double k, double groups, double from_memory,
                         const double[:, ::1] tiles, const Rates *r) noexcept nogil:
     cdef double least = INFINITY
-    cdef double tile_m, tile_n, split, blocks, whole, full, waves, depth, overhead, share, total
+    cdef double tile_m, tile_n, split, blocks, whole, full, waves, depth, overhead, share, total, fetched, alone, rounds
     cdef double memory_s, feed_s, reduce_s = 0.0, result = m * n * groups * 4.0
     cdef Py_ssize_t i, best = 0
     for i in range(tiles.shape[0]):
@@ -40,8 +44,10 @@ cdef Py_ssize_t fastest(double m, double n, double k, double groups, double from
         overhead = 1.0 + r.tile_overhead * (1.0 / tile_m + 1.0 / tile_n) * 0.5
         total = waves * depth * (2.0 * tile_m * tile_n / r.unit_rate) * overhead
         share = smaller(1.0, whole)
-        feed_s = ((blocks * (tile_m * r.act_bytes + tile_n * r.weight_bytes) * k + result * 0.5)
-                  / (r.feed_rate * smaller(1.0, share * r.unit_feed)))
+        rounds = larger(1.0, whole + r.feed_waves * (waves - whole))
+        fetched = rounds * depth * (tile_m * r.act_bytes + tile_n * r.weight_bytes) * r.units
+        alone = larger(1.0, smaller(r.unit_feed, 1.0 / whole))
+        feed_s = (fetched / alone + result * 0.5) / r.feed_rate
         memory_s = from_memory / (r.bandwidth * smaller(r.memory_efficiency, share * r.unit_memory))
         if feed_s > total:
             total = feed_s

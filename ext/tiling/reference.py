@@ -26,6 +26,7 @@ class Rates(NamedTuple):
     act_bytes: float  # of a value of x[m, k]
     feed_rate: float  # bytes/s at which all processors together take operands into tiles
     unit_feed: float  # multiples of its share of that which one processor can take
+    feed_waves: float  # how much of a partial wave feeding waits for (0: a unit takes the next tile at once)
     cache_rate: float  # bytes/s of the cache, for partial sums
     reduction_traffic: float
     join_s: float  # of a split product
@@ -37,7 +38,7 @@ def tile_times(xp: Any, shape: tuple[Any, Any, Any, Any, Any], tile: tuple[Any, 
 
     Parameters
     ----------
-    xp                        a namespace with ceil, minimum
+    xp                        a namespace with ceil, maximum, minimum
     shape                     (m, n, k, groups, bytes that come from main memory), floats or arrays
     tile                      (tile_m, tile_n, split), floats or arrays
 
@@ -57,26 +58,27 @@ def tile_times(xp: Any, shape: tuple[Any, Any, Any, Any, Any], tile: tuple[Any, 
     share = xp.minimum(1.0, whole)
     drawn = xp.minimum(rates.memory_efficiency, share * rates.unit_memory)
     memory_s = from_memory / (rates.bandwidth * drawn)
-    traffic = blocks * (tile_m * rates.act_bytes + tile_n * rates.weight_bytes) * k
     result = m * n * groups * 4.0
-    feed_s = (traffic + result * 0.5) / (rates.feed_rate * xp.minimum(1.0, share * rates.unit_feed))
+    rounds = xp.maximum(1.0, whole + rates.feed_waves * (waves - whole))
+    fetched = rounds * depth * (tile_m * rates.act_bytes + tile_n * rates.weight_bytes) * rates.units
+    alone = xp.maximum(1.0, xp.minimum(rates.unit_feed, 1.0 / whole))
+    feed_s = (fetched / alone + result * 0.5) / rates.feed_rate
     is_split = split > 1.0
     reduce_s = is_split * split * result * rates.reduction_traffic / rates.cache_rate
     return compute_s, feed_s, memory_s, reduce_s, is_split * rates.join_s
 
 
 class _Arrays:
-    ceil, minimum = np.ceil, np.minimum
+    ceil, maximum, minimum = np.ceil, np.maximum, np.minimum
 
 
 class _Floats:
-    ceil, minimum = math.ceil, min
+    ceil, maximum, minimum = math.ceil, max, min
 
 
 def _total(xp: Any, shape: Any, tile: Any, rates: Rates) -> Any:
     compute_s, feed_s, memory_s, reduce_s, join_s = tile_times(xp, shape, tile, rates)
-    larger = max if xp is _Floats else np.maximum
-    return larger(larger(compute_s, feed_s), memory_s) + reduce_s + join_s
+    return np.maximum(np.maximum(compute_s, feed_s), memory_s) + reduce_s + join_s
 
 
 def choose(shapes: FloatArray, tiles: FloatArray, rates: Rates) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hwmodels.costs.tables import TABLES
 from .data import DEFAULT_FOLDER, DEVICES
 from .leave_out import errors_without
 from .pipeline import Calibration
+from .plan import bare
 
 _HEAD = """\
 # Fitted constants of the operator costs; written by `python -m hwmodels.calibration`, not by hand.
@@ -27,41 +29,43 @@ _HEAD = """\
 @click.command()
 @click.argument("operators", nargs=-1, metavar="[OP]...")
 @click.option("--data", type=click.Path(path_type=Path), default=DEFAULT_FOLDER, show_default=True)
-@click.option("--leave-out", "left_out", type=click.Choice(sorted(DEVICES)),
-              help="Fit without this GPU, print the errors on it, write nothing.")  # fmt: skip
+@click.option("--leave-out", "left_out", multiple=True, type=click.Choice(sorted(DEVICES)),
+              help="Fit without this GPU (or more), print the errors on it, write nothing.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=CONSTANTS_FILE)
-def main(operators: tuple[str, ...], data: Path, left_out: str | None, output: Path) -> None:
-    """Refit the constants of the operator costs (all, or those of OP) on the training shapes of DATA."""
-    constants: dict[str, Any] = yaml.safe_load(CONSTANTS_FILE.read_text())
-    gpus = [gpu for gpu in DEVICES if gpu != left_out]
+def main(operators: tuple[str, ...], data: Path, left_out: tuple[str, ...], output: Path) -> None:
+    """Refit the constants of the operator costs (all, or those of OP) on the training shapes of DATA.
+
+    The fit starts from fixed values, so that it gives the same constants whatever the file holds.
+    """
     chosen = operators or tuple(TABLES)
-    if left_out is not None:
-        constants = bare(constants)
-    calibration = Calibration(constants, data, gpus)
+    constants: dict[str, Any] = yaml.safe_load(CONSTANTS_FILE.read_text())
+    if left_out:
+        constants = bare(constants, TABLES)  # nothing may be known of that GPU, by no operator
+        chosen = tuple(dict.fromkeys(("gemm", *chosen))) if "mla" in chosen else chosen
+    else:
+        constants = bare(constants, chosen)
+    calibration = Calibration(constants, data, [gpu for gpu in DEVICES if gpu not in left_out])
 
     def say(text: str) -> None:
         """Report a section, and keep it should the run be killed."""
         click.echo(text, err=True)
-        if left_out is None:
+        if not left_out:
             write(constants, calibration.counts, output)
 
     calibration.say = say
     calibration.run(chosen)
-    if left_out is not None:
+    for gpu in left_out:
         for operator in chosen:
-            click.echo(errors_without(left_out, operator, data, constants))
-        return
-    click.echo(f"{output}: {sum(calibration.counts.values())} rows fitted")
+            click.echo(errors_without(gpu, operator, data, constants))
+    if not left_out:
+        click.echo(f"{output}: {sum(calibration.counts.values())} rows fitted, {count(constants)} constants")
 
 
-def bare(constants: dict[str, Any]) -> dict[str, Any]:
-    """Return the constants without implementations and architectures: nothing fitted to a GPU left out."""
-    kept = ("architectures", "aliases", "sources")
-    out = {name: values for name, values in constants.items() if name in kept}
-    return out | {
-        name: {"default": dict(values["default"])}
-        for name, values in constants.items() if name not in kept and "/" not in name
-    }  # fmt: skip
+def count(constants: Mapping[str, Any]) -> int:
+    """Count the fitted constants of all sections and architectures."""
+    known = ("sources", "architectures", "aliases")
+    return sum(len(layer) for name, layers in constants.items() if name not in known
+               for layer in layers.values())  # fmt: skip
 
 
 def write(constants: dict[str, Any], counts: dict[str, int], place: Path) -> None:
@@ -69,9 +73,11 @@ def write(constants: dict[str, Any], counts: dict[str, int], place: Path) -> Non
     sources = dict(constants.get("sources", {}))
     for section, count in counts.items():
         table = section.partition("_")[0] if section.startswith("mla") else section.partition("/")[0]
+        table = "moe_alltoall" if section.startswith("moe_alltoall") else table
         table = "mla" if section.startswith("gemm/bmm") else table
         sources[section] = f"fitted to {count} rows of {table}"
     rest = {name: values for name, values in constants.items() if name != "sources"}
+    sources = {section: source for section, source in sources.items() if section in rest}
     ordered = {"sources": dict(sorted(sources.items())), **rest}
     text = yaml.dump(ordered, Dumper=_Plain, sort_keys=False, width=108, default_flow_style=None)
     place.write_text(_HEAD + text)

@@ -12,7 +12,7 @@ from hwmodels.costs.machine import Machine
 from hwmodels.costs.tables import Batch, Table
 
 FloatArray = npt.NDArray[np.float64]
-_SCALE = 0.05  # errors above 5 % count less and less
+SCALE = 0.05  # errors above 5 % count less and less
 _STEP = 1e-3
 
 
@@ -84,7 +84,7 @@ def fit(target: Target, start: Mapping[str, float], free: Mapping[str, tuple[flo
     def residuals(x: FloatArray) -> FloatArray:
         return np.concatenate([target.errors(constants(x)), hold * (x - origin)])
 
-    found = least_squares(residuals, origin, bounds=(low, high), loss="soft_l1", f_scale=_SCALE,
+    found = least_squares(residuals, origin, bounds=(low, high), loss="soft_l1", f_scale=SCALE,
                           diff_step=_STEP, max_nfev=rounds, x_scale="jac")  # fmt: skip
     return {name: float(f"{value:.4g}") for name, value in constants(found.x).items()}
 

@@ -17,12 +17,13 @@ from hwmodels.load import load_device
 from hwmodels.spec import System
 
 from .data import ARCHITECTURES, DEVICES, Measured, read
-from .fit import Rows, Target, fit, layered, median_error
+from .fit import Rows, Target, fit, median_error
 from .plan import Plan, plan_of
+from .select import Selection, robust_cost
 
 SAMPLE = 1000  # rows of a section and device; a fixed draw
 FEWEST = 60  # rows below which an implementation has no section of its own
-_HOLD, _HOLD_ARCHITECTURE = 0.2, 0.6
+_HOLD = 0.2
 _SLOW_LAUNCH_S = 40e-6  # no kernel of one launch takes this long for its smallest shape
 Say = Callable[[str], None]
 Members = Sequence[tuple[str, Group]]  # (gpu, rows of one implementation on it)
@@ -65,25 +66,38 @@ class Calibration:
                     continue
                 for section in _fitted(table_of(operator).section(group.names)):
                     found.setdefault(section, []).append((gpu, group))
-        return dict(sorted(found.items(), key=lambda item: ("/" in item[0], item[0])))
+        return dict(sorted(found.items(), key=lambda item: (item[0].count("/"), item[0])))
 
     def _fit(self, operator: str, section: str, rows: Measured, members: Members) -> None:
         gpus = list(dict.fromkeys(gpu for gpu, _ in members))
         targets = {gpu: self._target(operator, section, rows, members, gpu) for gpu in gpus}
         whole = Target(section, table_of(operator), [r for each in targets.values() for r in each.rows])
         plan, lines = plan_of(section), [ARCHITECTURES[gpu] for gpu in gpus]
-        parent = dict(self.constants[section.partition("/")[0]]["default"])
-        best = _best(whole, _start(whole, parent, plan), plan)
-        if len(gpus) > 1 and (section != operator or plan.by_architecture):
-            best = _by_architecture(whole, best, plan, lines)
-        shared = layered(best, "")
-        base = parent if "/" in section else {}
-        layers = {"default": _differences(shared, base)}
-        layers |= {line: own for line in lines if (own := _differences(layered(best, line), shared))}
-        self.constants[section] = layers
+        if "/" in section:
+            inherited = self._inherited(section, lines)
+            own = _cheapest(whole, inherited, plan, lines)
+        else:
+            inherited = _best(whole, plan)
+            free, gain = _candidates(plan, lines), plan.gain / 2
+            search = Selection(whole, inherited, free, _HOLD, gain, tuple(plan.free))
+            own = {**inherited, **search.run()}
+        self.constants.pop(section, None)
+        if own:
+            self.constants[section] = _layers(own)
         self.counts[section] = sum(len(group.rows) for _, group in members)
+        best = Selection(whole, inherited, {}, _HOLD, plan.gain).constants(own)
         shown = ", ".join(f"{gpu} {median_error(target, best):.1%}" for gpu, target in targets.items())
-        self.say(f"{section}: {self.counts[section]} rows, median error {shown}")
+        self.say(f"{section}: {self.counts[section]} rows, {len(own)} constants, median error {shown}")
+
+    def _inherited(self, section: str, lines: Sequence[str]) -> dict[str, float]:
+        """Return the constants of the section above, ``name@architecture`` where one has its own."""
+        known, above = Constants(self.constants), section.rpartition("/")[0]
+        while above not in known.sections:
+            above = above.rpartition("/")[0]
+        shared = known.section(above, "")
+        own = {line: known.section(above, line) for line in lines}
+        return shared | {f"{name}@{line}": value for line, values in own.items()
+                         for name, value in values.items() if value != shared[name]}  # fmt: skip
 
     def _target(self, operator: str, section: str, rows: Measured, members: Members, gpu: str) -> Target:
         """Return a fixed draw of the section's rows on one device."""
@@ -99,42 +113,53 @@ class Calibration:
         return Target(section, table_of(operator), out)
 
 
-def _start(target: Target, parent: Mapping[str, float], plan: Plan) -> dict[str, float]:
-    """Return where the fit starts: the operator's constants; the host's delay from the fastest row."""
+def _candidates(plan: Plan, lines: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return what may leave the inherited: constants of all architectures and of each."""
+    each = {f"{name}@{line}": bounds for line in lines for name, bounds in plan.free.items()}
+    return plan.free | (each if len(set(lines)) > 1 else {})
+
+
+def _cheapest(target: Target, inherited: Mapping[str, float], plan: Plan,
+              lines: Sequence[str]) -> dict[str, float]:  # fmt: skip
+    """Return the few constants of an implementation, with the best of its choices."""
     fastest_s = min(float(each.seconds.min()) for each in target.rows)
-    waits = "host_s" in plan.free and fastest_s > _SLOW_LAUNCH_S
-    return {**parent, "host_s": 0.8 * fastest_s} if waits else dict(parent)
-
-
-def _best(target: Target, start: Mapping[str, float], plan: Plan) -> dict[str, float]:
-    """Fit once for each combination of choices; return the best."""
+    waits = "host_s" in plan.free and fastest_s > _SLOW_LAUNCH_S and inherited["host_s"] < 1e-6
     found = []
     for values in product(*plan.choices.values()):
-        chosen = {**start, **dict(zip(plan.choices, values, strict=True))}
-        constants = fit(target, chosen, plan.free, _HOLD)
-        found.append((median_error(target, constants), constants))
+        other = {name: value for name, value in zip(plan.choices, values, strict=True)
+                 if inherited[name] != value}  # fmt: skip
+        other |= {"host_s": 0.8 * fastest_s} if waits else {}
+        search = Selection(target, {**inherited, **other}, _candidates(plan, lines), _HOLD, plan.gain)
+        own = search.run()
+        cost = robust_cost(target, search.constants(own))
+        found.append((cost * (1.0 + plan.gain) ** len({**other, **own}), {**other, **own}))
     return min(found, key=lambda each: each[0])[1]
 
 
-def _by_architecture(target: Target, best: dict[str, float], plan: Plan,
-                     lines: Sequence[str]) -> dict[str, float]:  # fmt: skip
-    """Fit constants of each architecture together with the shared ones; a new one gets their mean."""
-    names = plan.by_architecture or tuple(plan.free)
-    start = {**best, **{f"{name}@{line}": best[name] for name in names for line in lines}}
-    free = {name: bounds for name, bounds in plan.free.items() if name not in names}
-    free |= {f"{name}@{line}": plan.free[name] for name in names for line in lines}
-    found = fit(target, start, free, _HOLD_ARCHITECTURE)
-    for name in names:
-        each = [found[f"{name}@{line}"] for line in lines]
-        found[name] = float(f"{np.exp(np.mean(np.log(each))):.4g}")
-    return found
+def _best(target: Target, plan: Plan) -> dict[str, float]:
+    """Fit an operator's own constants once for each combination of choices; return the best."""
+    found = []
+    for values in product(*plan.choices.values()):
+        chosen = {**plan.start, **dict(zip(plan.choices, values, strict=True))}
+        constants = fit(target, chosen, plan.free, _HOLD)
+        found.append((robust_cost(target, constants), constants))
+    return min(found, key=lambda each: each[0])[1]
+
+
+def _layers(own: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return constants as they stand in the file: of all, then of each architecture."""
+    layers: dict[str, dict[str, float]] = {"default": {}}
+    for key, value in own.items():
+        name, _, line = key.partition("@")
+        layers.setdefault(line or "default", {})[name] = value
+    return layers
 
 
 def _fitted(names: Sequence[str]) -> list[str]:
-    """Return the sections that rows are fitted to (the others are aliases): the operator's and their own."""
-    pooled = [names[-1]] if "/" not in names[-1] and "-module" not in names[0] else []
-    return list(dict.fromkeys([names[0], *pooled]))
+    """Return the sections that rows are fitted to: their own, and those above that the rows may fall to.
 
-
-def _differences(own: Mapping[str, float], parent: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in own.items() if parent.get(name) != value}
+    A module holds more than its kernel, so the sections above it are not fitted to its rows.
+    """
+    parts = names[0].split("/")
+    above = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    return [names[0]] if parts[-1] == "module" else [each for each in above if each.startswith(names[-1])]

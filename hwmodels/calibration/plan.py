@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 Bounds = dict[str, tuple[float, float]]
 
 _GEMM: Bounds = {
     "compute_efficiency": (0.3, 0.95), "memory_efficiency": (0.5, 0.95), "unit_memory": (1.0, 20.0),
     "cache_efficiency": (0.2, 1.0), "launch_factor": (0.8, 3.0), "copies": (1.0, 20.0),
-    "residency_power": (2.0, 8.0), "unit_feed": (0.7, 4.0), "tile_overhead": (1.0, 60.0),
+    "residency_power": (2.0, 8.0), "unit_feed": (0.7, 4.0), "feed_waves": (0.01, 1.0),
+    "tile_overhead": (1.0, 200.0),
     "wave_share": (0.01, 1.0), "overlap_power": (2.0, 10.0), "reduction_traffic": (0.05, 5.0),
     "split_cycles": (100.0, 2e4), "feed_bytes_per_flop": (0.002, 0.05), "epilogue_flop": (0.1, 300.0),
 }  # fmt: skip
@@ -30,35 +33,71 @@ _DECODE: Bounds = {
     "dim_192": (0.5, 2.0), "dim_256": (0.5, 2.0),
 }  # fmt: skip
 
+_GEMM_START = {
+    "compute_efficiency": 0.9, "memory_efficiency": 0.8, "launch_factor": 1.3, "copies": 5.0,
+    "residency_power": 8.0, "unit_memory": 4.0, "tile_overhead": 3.0, "wave_share": 0.1,
+    "overlap_power": 10.0, "reduction_traffic": 1.0, "split_cycles": 4000.0, "host_s": 1e-8,
+    "quantise_launch": 1.0, "quantise_bandwidth": 0.5, "quantise_flop": 1e4, "unit_feed": 2.0,
+    "feed_waves": 0.03, "cache_efficiency": 0.5,
+    "feed_bytes_per_flop": 0.01, "epilogue_flop": 16.0,
+}  # fmt: skip
+_MOE_START = {
+    "compute_efficiency": 0.4, "memory_efficiency": 0.85, "cache_efficiency": 0.9, "cache_share": 1.0,
+    "overlap_power": 2.0, "launch_factor": 15.0, "host_s": 1e-8, "active_s": 2e-7, "tile_overhead": 15.0,
+    "token_hidden": 1.5, "token_inter": 0.2, "assigned_hidden": 1.5, "assigned_inter": 0.2, "untuned": 1.1,
+    "unit_memory": 2.0,
+}  # fmt: skip
+_PREFILL_START = {
+    "query_tile": 64.0, "masked_keys": 10.0, "window_keys": 60.0, "compute_efficiency": 0.6, "dim_64": 1.0,
+    "dim_192": 1.0, "dim_256": 1.0, "softmax_flop": 2.0, "block_cycles": 2000.0, "wave_share": 0.5,
+    "unit_share": 1.0, "max_splits": 2.0, "cache_share": 1.0, "residency_power": 8.0,
+    "memory_efficiency": 0.9, "cache_efficiency": 0.5, "extra_query": 0.5, "extra_kv": 2.0,
+    "overlap_power": 5.0, "launch_factor": 4.0, "host_s": 1e-8,
+}  # fmt: skip
+_DECODE_START = {
+    "blocks_per_unit": 1.2, "max_rows": 64.0, "row_tile": 16.0, "chunk_tokens": 64.0, "max_splits": 16.0,
+    "wave_share": 0.5, "compute_efficiency": 0.3, "unit_memory": 20.0, "block_cycles": 6000.0,
+    "row_cycles": 40.0, "cache_share": 0.8, "residency_power": 6.0, "memory_efficiency": 0.85,
+    "cache_efficiency": 0.8, "overlap_power": 2.5, "join_cycles": 5000.0, "launch_factor": 3.0,
+    "host_s": 1e-8, "dim_64": 1.0, "dim_192": 1.0, "dim_256": 1.0, "split_from": 128.0,
+}  # fmt: skip
+_COLLECTIVES_START = {
+    "efficiency_all_reduce": 1.0, "efficiency_all_gather": 1.0, "efficiency_reduce_scatter": 1.0,
+    "efficiency_all_to_all": 1.0, "efficiency_send": 1.2, "efficiency_in_network": 0.75, "pair_loss": 0.3,
+    "bus_sharing": 1.5, "half_size_bytes": 1e7, "base_latency": 1.2, "step_latency": 0.3, "host_s": 1e-8,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Plan:
     """How one operator is fitted."""
 
     free: Bounds
+    start: dict[str, float] = field(default_factory=dict)  # of an operator: all constants, before any fit
     choices: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    by_architecture: tuple[str, ...] = ()  # constants of the operator's own section that may differ
+    gain: float = 0.02  # the share of the error that is left which one more constant must take away
 
 
 PLANS: dict[str, Plan] = {
-    "gemm": Plan(
-        _GEMM, {}, ("compute_efficiency", "memory_efficiency", "launch_factor", "feed_bytes_per_flop")
-    ),
+    "gemm": Plan(_GEMM, _GEMM_START, gain=0.015),
     "gemm/": Plan({  # implementations of narrow types: another kernel, and the one that quantises
         **_GEMM, "host_s": (1e-9, 4e-4), "quantise_launch": (0.05, 10.0),
-        "quantise_bandwidth": (0.02, 2.0),
-    }),
+        "quantise_bandwidth": (0.02, 2.0), "quantise_flop": (10.0, 1e6),
+    }, gain=0.015),
     "moe": Plan({
         "compute_efficiency": (0.1, 1.0), "memory_efficiency": (0.3, 0.97), "cache_efficiency": (0.1, 1.0),
         "cache_share": (0.3, 2.0), "overlap_power": (1.0, 10.0), "launch_factor": (1.0, 100.0),
         "active_s": (1e-10, 5e-6), "tile_overhead": (1.0, 100.0), "token_hidden": (1e-3, 30.0),
         "token_inter": (1e-3, 30.0), "assigned_hidden": (1e-3, 15.0), "assigned_inter": (1e-3, 25.0),
         "untuned": (0.8, 2.5), "unit_memory": (0.3, 20.0),
-    }),
-    "attention_prefill": Plan(_PREFILL, {"query_tile": (64.0, 128.0)}),
-    "attention_decode": Plan(_DECODE, {"row_tile": (1.0, 16.0), "split_from": (1.0, 128.0)}),
-    "mla_prefill": Plan(_PREFILL, {"absorbed": (0.0, 1.0), "query_tile": (64.0, 128.0)}),
-    "mla_decode": Plan({**_DECODE, "max_rows": (16.0, 128.0)}, {"row_tile": (1.0, 16.0, 64.0)}),
+    }, _MOE_START),
+    "attention_prefill": Plan(_PREFILL, _PREFILL_START, {"query_tile": (64.0, 128.0)}, gain=0.015),
+    "attention_decode": Plan(_DECODE, _DECODE_START, {"row_tile": (1.0, 16.0), "split_from": (1.0, 128.0)}),
+    "mla_prefill": Plan(_PREFILL, _PREFILL_START | {"absorbed": 1.0},
+                        {"absorbed": (0.0, 1.0), "query_tile": (64.0, 128.0)}, gain=0.05),
+    "mla_decode": Plan({**_DECODE, "max_rows": (16.0, 128.0)}, _DECODE_START,
+                       {"row_tile": (1.0, 16.0, 64.0)}, gain=0.05),
+    "gemm/bmm": Plan(_GEMM, gain=0.05),
     "module": Plan({"host_s": (1e-9, 2e-4)}),
     "collectives": Plan({
         "efficiency_all_reduce": (0.3, 1.5), "efficiency_all_gather": (0.3, 1.5),
@@ -66,7 +105,14 @@ PLANS: dict[str, Plan] = {
         "efficiency_send": (0.3, 1.5), "efficiency_in_network": (0.3, 1.2), "pair_loss": (0.01, 1.2),
         "bus_sharing": (0.01, 3.0), "half_size_bytes": (1e4, 1e8), "base_latency": (0.1, 5.0),
         "step_latency": (0.01, 3.0), "host_s": (1e-9, 2e-4),
-    }),
+    }, _COLLECTIVES_START),
+    "moe_alltoall": Plan({
+        "efficiency_dispatch": (0.05, 1.0), "efficiency_combine": (0.05, 1.0), "far_gain": (0.5, 5.0),
+        "unit_bytes": (1.0, 60.0), "latency_dispatch": (0.5, 200.0), "latency_combine": (0.5, 200.0),
+        "far_latency": (0.1, 20.0),
+    }, {"tokens_once": 1.0, "efficiency_dispatch": 0.5, "efficiency_combine": 0.6, "far_gain": 1.5,
+        "unit_bytes": 7.0, "latency_dispatch": 5.0, "latency_combine": 8.0, "far_latency": 1.0},
+        {"tokens_once": (0.0, 1.0)}, gain=0.04),
 }  # fmt: skip
 
 
@@ -74,8 +120,29 @@ def plan_of(section: str) -> Plan:
     """Return the plan of a section; a module of projections adds what runs between its kernels."""
     operator, _, own = section.partition("/")
     if operator == "gemm" and own:
-        return PLANS["gemm/"]
+        return PLANS["gemm/" if not own.startswith("bmm") else "gemm/bmm"]
     plan = PLANS[operator]
-    if "-module" in own:
-        return Plan({**plan.free, **PLANS["module"].free}, plan.choices)
+    if own.endswith("/module"):
+        return Plan({**plan.free, **PLANS["module"].free}, {}, plan.choices, plan.gain)
     return plan
+
+
+ROOTS: dict[str, tuple[str, ...]] = {
+    "mla": ("mla_decode", "mla_prefill", "gemm/bmm"),
+}  # sections at the top of what a table's rows are fitted to, where it is not the operator
+
+
+def bare(constants: Mapping[str, Any], operators: Iterable[str]) -> dict[str, Any]:
+    """Return the constants with those of operators as they are before any fit, to no device at all."""
+    tops = {operator: ROOTS.get(operator, (operator,)) for operator in operators}
+    out = {name: values for name, values in constants.items() if _owner(name) not in tops}
+    starts = {top: PLANS[top].start for each in tops.values() for top in each if "/" not in top}
+    return out | {top: {"default": dict(start)} for top, start in starts.items()}
+
+
+def _owner(section: str) -> str:
+    """Return the table whose rows a section is fitted to."""
+    for operator, tops in ROOTS.items():
+        if any(section == top or section.startswith(top + "/") for top in tops):
+            return operator
+    return section.partition("/")[0]

@@ -46,6 +46,7 @@ def gemm(xp: Any, machine: Machine, m: Any, n: Any, k: Any, weights: str, activa
         extra = m * k * (2.0 + act_bytes)
         out.launch = out.launch + machine.launch_s * c["quantise_launch"]
         out.memory = out.memory + extra / (machine.bandwidth * c["quantise_bandwidth"])
+        out.vector = out.vector + m * c["quantise_flop"] / machine.vector_rate
     return out
 
 
@@ -56,6 +57,7 @@ def _rates(machine: Machine, c: Mapping[str, float], weight_bytes: float, act_by
         float(machine.units), machine.peak(precision) * c["compute_efficiency"] / machine.units,
         c["tile_overhead"], c["wave_share"], machine.bandwidth, c["memory_efficiency"], c["unit_memory"],
         weight_bytes, act_bytes, machine.peak("bf16") * c["feed_bytes_per_flop"], c["unit_feed"],
+        c["feed_waves"],
         machine.l2_bandwidth * c["cache_efficiency"], c["reduction_traffic"],
         machine.cycles_s(c["split_cycles"]),
     )  # fmt: skip

@@ -35,8 +35,9 @@ _NOT_SECTIONS = ("sources", "architectures", "aliases")
 class Constants:
     """The fitted constants: sections of named numbers, each with overlays by architecture.
 
-    A section is an operator (``gemm``) or one implementation of it (``gemm/fp8``), which holds only
-    what differs from the operator's.  An architecture without an overlay inherits its parent's.
+    A section is an operator (``gemm``), a family of implementations of it (``gemm/fp8``) or one of them
+    (``gemm/fp8/torch_flow``); each holds only what differs from the section above.  An architecture
+    without an overlay inherits its parent's.
     """
 
     def __init__(self, data: Mapping[str, Any]) -> None:
@@ -55,11 +56,11 @@ class Constants:
         """
         if name not in self.sections:
             raise unknown_name("section of constants", name, self.sections)
-        operator = name.partition("/")[0]
         out: dict[str, float] = {}
-        for key in (operator, name) if operator != name else (name,):
+        parts = name.split("/")
+        for above in ("/".join(parts[: i + 1]) for i in range(len(parts))):
             for layer in ("default", *self.lineage(architecture)):
-                out.update(self.sections[key].get(layer, {}))
+                out.update(self.sections.get(above, {}).get(layer, {}))
         return out
 
     def __iter__(self) -> Iterator[str]:
@@ -84,7 +85,9 @@ class Constants:
         line = ["default", *self.lineage(architecture)]
         for alias, targets in self.aliases.items():
             target = next((targets[each] for each in reversed(line) if each in targets), None)
-            if target in out and alias not in out:
+            while target and target not in out:
+                target = target.rpartition("/")[0]
+            if target and alias not in out:
                 out[alias] = dict(out[target])
         return out
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from codesign.base.errors import CodesignError, ConfigError, unknown_name
 from hwmodels.spec import Device, System
 
+from . import exchange
 from .collectives import OPS
 from .cost import Terms
 from .machine import Constants, Machine, machine_of
@@ -84,6 +85,8 @@ def roofline_s(batch: Batch, terms: Terms) -> FloatArray:
     machine = batch.machine
     if batch.section.startswith("collectives"):
         return np.asarray(terms.bytes_link / collective_link(batch)[1].bandwidth)
+    if batch.section.startswith("moe_alltoall") and batch.system and batch.system.intra_node:
+        return np.asarray(terms.bytes_link / batch.system.intra_node.bandwidth)
     flop_s = terms.flop / machine.peak(batch.types()[1])
     return np.asarray(np.maximum(flop_s, terms.bytes_main / machine.bandwidth))
 
@@ -115,7 +118,7 @@ def complete(operator: str, columns: Columns) -> dict[str, npt.NDArray[Any]]:
         found[name] = _numbers(columns[name], name)
     count = len(found[table.numbers[0]])
     for name in table.optional:
-        found[name] = _numbers(columns[name], name) if name in columns else np.zeros(count)
+        found[name] = np.nan_to_num(_numbers(columns[name], name)) if name in columns else np.zeros(count)
     for name in table.names:
         found[name] = _text(columns[name]) if name in columns else np.full(count, "", dtype=object)
     return found
@@ -188,6 +191,8 @@ def uncovered(operator: str, names: Names, machine: Machine, system: System | No
     """Return why no model covers rows with these names; empty if one does."""
     if operator == "collectives":
         return _uncovered_collective(names, system)
+    if operator == "moe_alltoall":
+        return _uncovered_exchange(names, system)
     kind = names["dtype"] or "bfloat16"
     for column in ("dtype", "kv_dtype"):
         if names.get(column) and names[column] not in TYPES:
@@ -213,6 +218,16 @@ def _uncovered_collective(names: Names, system: System | None) -> str:
         return "num_gpus and nodes must be whole numbers"
     if ranks < 2 or nodes < 1 or ranks % nodes:
         return "num_gpus must be at least 2 and a multiple of nodes"
+    return ""
+
+
+def _uncovered_exchange(names: Names, system: System | None) -> str:
+    if names["op"] not in exchange.OPS:
+        return f"op {names['op']!r} is not modelled"
+    if names["dtype"] not in ("", "default") and names["dtype"] not in TYPES:
+        return f"dtype {names['dtype']!r} is not modelled"
+    if system is None or system.intra_node is None:
+        return "the library has no system of this device; name a system, it has the links"
     return ""
 
 

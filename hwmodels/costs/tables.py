@@ -1,7 +1,8 @@
 """Costs of whole tables of shapes: the columns of measured tables in, terms of cost out.
 
-A table names, beside its shapes, the framework, kernel and types that ran.  Each such implementation has
-a section of constants; one that nobody measured takes the section of its framework, or the operator's.
+A table names, beside its shapes, the framework, kernel and types that ran.  Constants are a tree: the
+operator, families of kernels, single ones.  An implementation that nobody measured takes the nearest section
+above it, or the one that its framework usually runs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from codesign.base.errors import ConfigError
 from hwmodels.spec import PRECISION_BYTES, Link, System
 
-from . import attention, collectives, draws, experts
+from . import attention, collectives, draws, exchange, experts
 from .cost import Terms
 from .gemm import gemm
 from .machine import Machine
@@ -82,15 +83,49 @@ def _type(name: str) -> str:
     return TYPES.get(name or "bfloat16", ("",))[0]
 
 
+# --- which constants --------------------------------------------------------------------------------
+
+_FAMILIES = {
+    "moe": {"marlin": "marlin", "triton": "triton", "fused_moe": "triton", "cutlass": "cutlass",
+            "torch_flow": "cutlass"},
+    "attention": {"fa3": "fa3", "fa4": "fa4", "flash_att": "fa2", "torch_flow": "trtllm",
+                  "flashinfer": "flashinfer", "triton": "triton"},
+    "mla": {"flash_att": "fa", "flashmla": "flashmla", "triton": "triton", "trtllm": "trtllm"},
+    "moe_alltoall": {"_ll": "latency", "generation": "latency", "deepep": "throughput"},
+    "collectives": {"custom": "custom", "nccl": "nccl", "trtllm": "trtllm"},
+}  # fmt: skip  # by operator: what a kernel's name contains -> the family whose constants it shares
+
+
+def _path(operator: str, kernel: str, tail: str = "", mode: str = "") -> list[str]:
+    """Return the sections of a kernel, its own first, then its family's; none for an unknown family."""
+    known = _FAMILIES[operator if operator in _FAMILIES else operator.partition("_")[0]]
+    family = next((name for part, name in known.items() if part in kernel.lower()), "")
+    middle = f"{family}/{mode}" if mode else family
+    return _upwards(f"{operator}/{middle}/{_clean(kernel)}{tail}", f"{operator}/{family}") if family else []
+
+
+def _upwards(section: str, top: str = "") -> list[str]:
+    """Return a section and those above it, up to `top` (by default up to ``operator/family``)."""
+    parts, least = section.split("/"), len(top.split("/")) if top else 2
+    return ["/".join(parts[:i]) for i in range(len(parts), least - 1, -1)]
+
+
+def _usual(operator: str, framework: str, kind: str) -> list[str]:
+    """Return the sections of what a framework usually runs, of what anybody does, and the operator's."""
+    return [f"{operator}/{framework}-{kind}", f"{operator}/{kind}", operator]
+
+
 # --- dense GEMM ---------------------------------------------------------------------------------
 
 
 def _gemm_sections(names: Names) -> list[str]:
-    kind = names["dtype"]
+    kind, kernel = names["dtype"], _clean(names["kernel"])
     if _type(kind) in ("bf16", "fp16"):
         return ["gemm"]
-    found = [f"gemm/{_clean(names['kernel'])}-{kind}", f"gemm/{names['framework']}-{kind}", f"gemm/{kind}"]
-    return [*found, "gemm" if TYPES.get(kind, ("", "bf16"))[1] in ("bf16", "fp16") else "gemm/fp8"]
+    if TYPES.get(kind, ("", "bf16"))[1] in ("bf16", "fp16"):
+        return [*_upwards(f"gemm/{kind}/{kernel}"), "gemm"]
+    own = _upwards(f"gemm/{kind}/{kernel}")
+    return own if kind == "fp8_block" else [*dict.fromkeys([*own, *_upwards(f"gemm/fp8/{kernel}")])]
 
 
 def _run_gemm(b: Batch) -> Terms:
@@ -104,7 +139,7 @@ def _run_gemm(b: Batch) -> Terms:
 
 def _moe_sections(names: Names) -> list[str]:
     kind = names["dtype"] or "bfloat16"
-    return [f"moe/{_clean(names['kernel'])}-{kind}", f"moe/{names['framework']}-{kind}", f"moe/{kind}", "moe"]
+    return [*_path("moe", names["kernel"], f"-{kind}"), *_usual("moe", names["framework"], kind)]
 
 
 def _run_moe(b: Batch) -> Terms:
@@ -133,12 +168,9 @@ def _load(b: Batch) -> experts.Load:
 def _attention_sections(operator: str) -> Callable[[Names], list[str]]:
     def sections(names: Names) -> list[str]:
         kv = _type(names["kv_dtype"])
-        tail = f"{_type(names['dtype'])}-{kv}" if operator == "attention_prefill" else kv
-        mode = f"-{names['mode']}" if names.get("mode") else ""
-        found = []
-        for who in (_clean(names["kernel"]), names["framework"]):
-            found += [f"{operator}/{who}-{tail}{mode}", f"{operator}/{who}-{tail}"]
-        return [*dict.fromkeys(found), f"{operator}/{tail}", operator]
+        kind = f"{_type(names['dtype'])}-{kv}" if operator == "attention_prefill" else kv
+        found = _path(operator, names["kernel"], f"-{kind}", names.get("mode", ""))
+        return [*found, *_usual(operator, names["framework"], kind)]
 
     return sections
 
@@ -184,16 +216,16 @@ LATENT, ROPE, NOPE, VALUE, HIDDEN, QUERY_LATENT = 512.0, 64.0, 128.0, 128.0, 716
 
 
 def _mla_sections(names: Names) -> list[str]:
-    op, kv = names["op"], _type(names["kv_dtype"])
+    op, kv, who = names["op"], _type(names["kv_dtype"]), f"{names['framework']}-{_clean(names['kernel'])}"
     if op in ("mla_gen_pre", "mla_gen_post"):
-        kind = names["dtype"] or "bfloat16"
-        own = f"gemm/bmm-{names['framework']}-{_clean(names['kernel'])}-{kind}"
-        return [own, f"gemm/bmm-{kind}", "gemm/bmm"]
+        kind = "narrow" if PRECISION_BYTES[TYPES[names["dtype"] or "bfloat16"][1]] < 2.0 else "wide"
+        return _upwards(f"gemm/bmm/{kind}/{who}", "gemm/bmm")
     operator = "mla_decode" if op.startswith("mla_decode") else "mla_prefill"
-    who, module = f"{names['framework']}-{_clean(names['kernel'])}", "-module" if "module" in op else ""
-    gemms = f"-{names['gemm_type']}" if module else ""
-    found = [f"{operator}/{who}{module}-{kv}{gemms}", f"{operator}/{names['framework']}{module}-{kv}{gemms}"]
-    return [*found, f"{operator}/{module[1:] or kv}", operator]
+    found = _path(operator, who, f"-{kv}")
+    usual = _usual(operator, names["framework"], kv)
+    if "module" in op:
+        return [*([f"{found[0]}/module"] if found else []), f"{usual[0]}/module", *found, *usual]
+    return [*found, *usual]
 
 
 def _run_mla(b: Batch) -> Terms:
@@ -263,7 +295,7 @@ def _mla_projections(b: Batch) -> Terms:
 
 
 def _collective_sections(names: Names) -> list[str]:
-    return [f"collectives/{_clean(names['kernel'])}", "collectives/NCCL", "collectives"]
+    return [*_path("collectives", names["kernel"]), "collectives/nccl", "collectives"]
 
 
 def collective_link(b: Batch) -> tuple[float, Link, int]:
@@ -282,6 +314,35 @@ def _run_collective(b: Batch) -> Terms:
     if b.names["dtype"] == "int8" and link.in_network_reduction:  # switches add floating point numbers
         link = link.model_copy(update={"in_network_reduction": False})
     return collectives.transfer(VECTOR, b.machine, op, b["bytes"], share, on_link, link, b.section)
+
+
+# --- dispatch and combine of tokens -------------------------------------------------------------
+
+_UNNAMED = {"": "fp8", "default": "bfloat16"}  # what a dispatch sends where the table does not say
+
+
+def _exchange_sections(names: Names) -> list[str]:
+    return [*_path("moe_alltoall", names["kernel"], f"-{names['dtype']}" if names["dtype"] else ""),
+            "moe_alltoall"]  # fmt: skip
+
+
+def _run_exchange(b: Batch) -> Terms:
+    """Cost a dispatch in the type that the table names, or a combine, which returns 16 bits a value."""
+    links, op, nodes = _links(b), b.names["op"], np.maximum(b["nodes"], 1.0)
+    ranks = np.where(b["ep"] > 0, b["ep"], nodes * (b.system.devices_per_node if b.system else 8))
+    kind = _UNNAMED.get(b.names["dtype"], b.names["dtype"]) if op == "dispatch" else "bfloat16"
+    once = b.machine.section(b.section)["tokens_once"] > 0
+    near, far = exchange.copies(once, b["topk"], ranks, nodes)
+    payload = b["num_tokens"] * b["hidden_size"] * PRECISION_BYTES[TYPES[kind][1]]
+    sent = payload * near, payload * far
+    return exchange.exchange(VECTOR, b.machine, op, sent, b["sms"], links, b.section)
+
+
+def _links(b: Batch) -> tuple[Link, Link]:
+    """Return the links within and between nodes; the first for both if there is no other."""
+    if b.system is None or b.system.intra_node is None:
+        raise ConfigError("the library has no system of this device; name a system, it has the links")
+    return b.system.intra_node, b.system.inter_node or b.system.intra_node
 
 
 _KERNEL = ("framework", "kernel", "dtype")
@@ -306,5 +367,9 @@ TABLES: dict[str, Table] = {
     ),
     "collectives": Table(
         (*_KERNEL, "op", "num_gpus", "nodes"), ("bytes",), _collective_sections, _run_collective,
+    ),
+    "moe_alltoall": Table(
+        (*_KERNEL, "op"), ("num_tokens", "hidden_size", "topk"), _exchange_sections, _run_exchange, None,
+        ("ep", "nodes", "sms"),
     ),
 }  # fmt: skip

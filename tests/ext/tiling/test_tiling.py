@@ -8,7 +8,7 @@ from ext import tiling
 from ext.tiling import reference
 
 TILES = np.array([(m, n, s) for m, n in ((256, 128), (64, 64), (16, 64)) for s in (1, 2, 3, 16)], dtype=float)
-RATES = reference.Rates(132.0, 7.5e12, 3.0, 0.1, 3.35e12, 0.85, 3.8, 2.0, 2.0, 1e13, 2.0, 5e12, 0.8, 2e-6)
+RATES = reference.Rates(132.0, 7.5e12, 3.0, 0.1, 3e12, 0.85, 3.8, 2.0, 2.0, 1e13, 2.0, 0.3, 5e12, 0.8, 2e-6)
 sizes = st.integers(1, 20000)
 
 
