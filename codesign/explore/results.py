@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -314,7 +315,15 @@ def plan_of(store: Store) -> SweepPlan:
 def _is(row: Mapping[str, Any], which: int | Mapping[str, Any]) -> bool:
     if isinstance(which, int):
         return bool(row["point"] == which)
-    return all(row.get(path) == value for path, value in which.items())
+    return all(_same(row.get(path), value) for path, value in which.items())
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Tell whether two values are one, however their quantities are written."""
+    one, other = number_of(first), number_of(second)
+    if isinstance(one, float) and isinstance(other, float):
+        return isclose(one, other, rel_tol=1e-12)
+    return bool(one == other)
 
 
 def _feasible(outcome: Outcome) -> bool:

@@ -74,6 +74,8 @@ def test_a_paired_difference_has_no_noise_that_both_share(found):
     assert gap.difference == pytest.approx(3.0)
     assert gap.half_width == pytest.approx(0.0, abs=1e-12)
     assert gap.low <= 3.0 <= gap.high
+    same = {COUNT: 1, "system.device.memory.hbm.bandwidth": "3000 GB/s"}  # 3 TB/s, as the table has it
+    assert found.compare(same, {COUNT: 2}, "y") == gap
     with pytest.raises(ConfigError, match="no finished point"):
         found.compare({COUNT: 1}, {COUNT: 99}, "y")
 
