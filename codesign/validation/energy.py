@@ -8,8 +8,8 @@ What the rows do not say: how long the prompts are (`PROMPT_TOKENS`).
 
 The device's constants (``power.idle + power.other`` and ``memory.hbm.energy_per_byte`` of h100.yaml) were
 fitted to the average power of rows of this table, at measured rates.  So each family of models is also
-predicted with a base power that was refitted without it (`without_family`): that error is of rows that no
-constant has seen.
+predicted with both refitted on the others (`without_family`): that error is of rows that no constant of the
+device has seen.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ PROMPT_TOKENS = {
 }
 WAVES, LONG_WAVES, LONG_OUTPUT_TOKENS = 3, 1, 2048
 GOAL = 0.20
+HELD_OUT = "device's constants refitted without the family"
 FITTED_CONSTANTS = (
     {"name": "h100: power.idle + power.other", "source": "average power of 133 rows, see h100.yaml"},
     {"name": "h100: memory.hbm.energy_per_byte", "source": "average power of 133 rows, see h100.yaml"},
@@ -53,12 +54,13 @@ FITTED_CONSTANTS = (
 
 @dataclass(frozen=True)
 class Point:
-    """One row, simulated.  Per output token: joules of its devices, base power's part, device seconds."""
+    """One row, simulated.  Per output token: joules of its devices, base power's, memory's; seconds."""
 
     row: Row
     joules: float
     base_joules: float
-    device_s: float
+    memory_joules: float
+    device_s: float  # of all its devices
 
     @property
     def measured_joules(self) -> float:
@@ -76,9 +78,14 @@ class Point:
         measured_w = float(self.row["avg_power_watts"]) / int(self.row["num_gpus"])
         return self.joules / self.device_s / measured_w - 1.0
 
-    def error_with(self, base_w: float) -> float:
-        """Return the error of energy per token under another base power (idle and other) of a device."""
-        joules = self.joules - self.base_joules + base_w * self.device_s
+    @property
+    def rest_joules(self) -> float:
+        """Joules per output token that are neither base power nor memory."""
+        return self.joules - self.base_joules - self.memory_joules
+
+    def error_with(self, base_w: float, memory: float) -> float:
+        """Return the error of energy per token under another base power and `memory` times its energy."""
+        joules = base_w * self.device_s + memory * self.memory_joules + self.rest_joules
         return joules / self.measured_joules - 1.0
 
 
@@ -129,32 +136,40 @@ def simulate_row(row: Row) -> Point:
     from hwmodels.energy import host_idle_power_w
     from hwmodels.load import load_system
 
-    result = simulate(experiment_of(row))
+    system, result = load_system(SYSTEM), simulate(experiment_of(row))
     seconds, tokens = result.summary["simulated_s"], result.summary["output_tokens"]
-    host_j = host_idle_power_w(load_system(SYSTEM), row["num_gpus"]) * seconds
+    host_j = host_idle_power_w(system, row["num_gpus"]) * seconds
     base_j = result.energy_j["idle"] + result.energy_j["active"] - host_j
-    return Point(row, (result.energy_j["total"] - host_j) / tokens, base_j / tokens,
+    memory_j = result.energy_j[system.device.main_memory]
+    return Point(row, (result.energy_j["total"] - host_j) / tokens, base_j / tokens, memory_j / tokens,
                  row["num_gpus"] * seconds / tokens)  # fmt: skip
 
 
-def refit_base_w(points: Sequence[Point]) -> float:
-    """Return the watts of a device, idle and other, that bring the points' energy nearest to the measured.
+def refit(points: Sequence[Point]) -> tuple[float, float]:
+    """Return (base watts of a device, factor on its joules a byte) that suit the points' energy best.
 
-    Least squares of relative errors; energy per FLOP and per byte stay as the device's file has them.
+    Least squares of relative errors, neither below zero; energy per FLOP stays as the device's file has it.
     """
-    slope = [p.device_s / p.measured_joules for p in points]
-    rest = [1.0 - (p.joules - p.base_joules) / p.measured_joules for p in points]
-    return sum(x * y for x, y in zip(slope, rest, strict=True)) / sum(x * x for x in slope)
+    import numpy as np
+
+    design = np.array([[p.device_s, p.memory_joules] for p in points])
+    scale = np.array([1.0 / p.measured_joules for p in points])
+    wanted = 1.0 - scale * np.array([p.rest_joules for p in points])
+    for columns in ([0, 1], [0]):
+        found, *_ = np.linalg.lstsq(design[:, columns] * scale[:, None], wanted, rcond=None)
+        if (found >= 0).all():
+            break
+    return float(found[0]), float(found[1]) if len(found) > 1 else 0.0
 
 
-def without_family(points: Sequence[Point]) -> dict[str, tuple[float, list[float]]]:
-    """Return, by family, the base power refitted on all others' points, and the errors of its own with it."""
+def without_family(points: Sequence[Point]) -> dict[str, tuple[tuple[float, float], list[float]]]:
+    """Return, by family, what `refit` gives on all others' points, and the errors of its own with it."""
     found = {}
     for name in sorted({family(p.row) for p in points}):
         others = [p for p in points if family(p.row) != name]
         if others:
-            base_w = refit_base_w(others)
-            found[name] = base_w, [p.error_with(base_w) for p in points if family(p.row) == name]
+            constants = refit(others)
+            found[name] = constants, [p.error_with(*constants) for p in points if family(p.row) == name]
     return found
 
 
@@ -190,9 +205,10 @@ def report(points: Sequence[Point]) -> list[dict[str, Any]]:
     held_out = without_family(points)
     pooled = [error for _, errors in held_out.values() for error in errors]
     if pooled:
-        tables.append(_row("base power refitted without the family", "energy per token", pooled, GOAL))
-    for name, (base_w, errors) in held_out.items():
-        tables.append(_row(f"{name}, base of the others: {base_w:.0f} W", "energy per token", errors, None))
+        tables.append(_row(HELD_OUT, "energy per token", pooled, GOAL))
+    for name, ((base_w, memory), errors) in held_out.items():
+        fitted = f"{base_w:.0f} W and {memory:.2f} times the energy a byte"
+        tables.append(_row(f"{name}; of the others: {fitted}", "energy per token", errors, None))
     return tables + _by(points, lambda row: f"vllm {MODELS[row['model_id']]}")
 
 

@@ -61,8 +61,8 @@ def validate_energy(data: Path, limit: int | None, output: Path | None) -> Whole
     points = energy.predict(data, limit)
     split = (
         "Energy on H100: two constants of the device were fitted to average powers of this table; energy per"
-        " token is predicted through the whole simulator, and again with a base power that was refitted"
-        " without the family of models that is predicted."
+        " token is predicted through the whole simulator, and again with both refitted on the other family"
+        " of models."
     )
     places = []
     if output:
