@@ -144,6 +144,9 @@ class PoliciesSpec(Strict):
     expert_cache: Any = None  # needed when the experts live in another tier
     model_cache: Any = "lru"  # which expert models of a composition are held in main memory
     switching: Any = "oldest"  # which of them is served next
+    # an expert's weights are read once, or again for each of its tokens
+    expert_order: Literal["expert_major", "token_major"] = "expert_major"
+    queries_per_read: Degree | None = None  # of a prompt, served by one reading of its cache; None: all
     units: Any = None  # who computes experts and decode attention, on a device with PIM; None: the xPU
 
 

@@ -79,6 +79,10 @@ def _check_covered(experiment: Experiment) -> None:
         raise document.error(("precision", "experts"), rule)
     if experiment.system.attention is not None:
         raise document.error(("system", "attention"), rule)
+    if spec.policies.expert_order == "token_major":
+        raise document.error(("policies", "expert_order"), rule)
+    if spec.policies.queries_per_read is not None:
+        raise document.error(("policies", "queries_per_read"), rule)
     if spec.parallel.batches > 1:
         raise document.error(("parallel", "batches"), rule, spec.parallel.batches)
     units = spec.policies.units
@@ -141,6 +145,7 @@ def hardware_of(experiment: Experiment, parallel: Parallel) -> Hardware:
         static_w=watts, rental_usd_per_s=rental_usd_per_s(system, devices),
         owned_usd_per_s=owned_usd_per_s(system, devices, 0.0),
         usd_per_j=system.power_usage_effectiveness * system.electricity,
+        area_m2=np.nan if device.area is None else device.area * devices,
     )  # fmt: skip
 
 

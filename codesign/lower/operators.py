@@ -77,6 +77,7 @@ class Operators:
         self.dense_class: dict[FeedForward, int] = {}
         self.gate_class: dict[MoE, int] = {}
         self.turns: tuple[int, ...] = (0,)  # where the rows of each part of a batch begin
+        self.queries_per_read: int | None = None  # see policies.queries_per_read
         self.pool: AttentionPool | None = None  # who computes attention, if not these devices
         self.pool_rows: dict[Attention, list[tuple[int, int, int]]] = {}  # send, attend, back; by part
         self.shared_class: dict[MoE, int] = {}
@@ -218,6 +219,23 @@ class Operators:
 
     def prefill(self, attention: Attention, tokens: int, context: int) -> Cost:
         """Cost attention of a chunk of `tokens` at the end of `context` positions, on one rank."""
+        cost = self._prefill(attention, tokens, context)
+        if self.queries_per_read is None or attention.recurrent:
+            return cost
+        return cost + self.costs.elementwise(self.read_again(attention, tokens, context))
+
+    def read_again(self, attention: Attention, tokens: int, context: int) -> float:
+        """Return the bytes of keys and values that are read more than once, p queries at a time.
+
+        With p buffers that are filled and emptied in turn, products with keys, and with values, each load
+        ``N M / p + N + p - 1`` vectors for N queries of M positions; all at once they load ``N + M``.
+        """
+        p, t = self.queries_per_read or tokens, self.parallel.tensor
+        loads = max(0.0, tokens * context / p + p - 1 - context)
+        share = 1.0 if attention.kind == "mla" else 1.0 / min(t, attention.kv_heads)
+        return loads * attention.kv_values_per_token * share * self.precision.kv_bytes
+
+    def _prefill(self, attention: Attention, tokens: int, context: int) -> Cost:
         p, t = self.precision, self.parallel.tensor
         heads = attention.heads // t
         if attention.recurrent:

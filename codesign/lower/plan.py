@@ -95,6 +95,7 @@ def _share_out(experiment: Experiment, operators: Operators, parallel: Parallel,
     """Part the batch, and give attention and its cache to a pool, if the system has one."""
     spec, pool = experiment.spec, experiment.system.attention
     operators.take_turns(spec.parallel.batches)
+    operators.queries_per_read = spec.policies.queries_per_read
     if pool is None:
         return fit
     if operators.attention_unit != "xpu":
