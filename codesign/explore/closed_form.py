@@ -62,6 +62,7 @@ class Hardware:
     rental_usd_per_s: Any = None
     owned_usd_per_s: Any = None
     usd_per_j: Any = 0.0
+    area_m2: Any = np.nan  # of all devices used
 
 
 @dataclass
@@ -179,7 +180,7 @@ class Engine:
             "energy_j_per_token": watts / tokens_per_s, "average_power_w": watts,
             "usd_per_million_tokens": np.nan if rate is None else rate / tokens_per_s * 1e6,
             "batch": batch, "kv_sequences": fits,
-            "devices": float(self.parallel.devices * self.parallel.replicas),
+            "devices": float(self.parallel.devices * self.parallel.replicas), "area_m2": hardware.area_m2,
             **{f"share.{name}": part / seconds for name, part in zip(PARTS, total.parts, strict=True)},
             **{f"token_j.{name}": joules * per_token for name, joules in drawn.items()},
             "token_j.static": hardware.static_w / tokens_per_s,

@@ -229,3 +229,32 @@ def test_what_the_closed_form_leaves_out_is_refused(experiment, changes, place):
     assert found.rows[0]["status"] == "refused"
     assert place in found.rows[0]["error"]
     assert "fidelity: event" in found.rows[0]["error"]
+
+
+MODEL_AXES = {
+    "model.n_routed_experts": [128, 256],
+    "model.num_experts_per_tok": [4, 8],
+    "model.n_shared_experts": [1, 2],
+    "model.hidden_size": [4096, 7168],
+    "model.moe_intermediate_size": [1024, 2048],
+    "model.num_hidden_layers": [31, 61],
+}
+
+
+@pytest.mark.parametrize("path", list(MODEL_AXES))
+def test_any_number_of_the_model_is_an_axis(path):
+    """In arrays as point by point; more of anything takes longer to serve one batch."""
+    base = {
+        "model": "deepseek-v3", "system": {"from": "hgx-h200", "nodes": 2}, "fidelity": "roofline",
+        "parallel": {"tensor": 1, "data": 16, "expert": 16},
+        "precision": {"weights": "fp8", "activations": "fp8"},
+        "workload": {"requests": {"count": 64, "concurrency": 64, "prompt_tokens": 256, "output_tokens": 32}},
+    }  # fmt: skip
+    table = evaluate({"experiment": base, "axes": {path: MODEL_AXES[path]}})
+    assert table.column("error").to_pylist() == [None, None]
+    few, many = table.column("tpot_s.mean").to_pylist()
+    assert few < many
+    for value, row in zip(MODEL_AXES[path], table.to_pylist(), strict=True):
+        single = metrics_of(codesign.load_experiment({**base}, {path: value}))
+        assert row["tpot_s.mean"] == pytest.approx(single["tpot_s.mean"], rel=1e-12)
+        assert row["area_m2"] == pytest.approx(16 * 814e-6)

@@ -149,6 +149,12 @@ def test_the_ladder_confirms_the_best_and_tells_how_levels_disagree(tmp_path, sp
     assert codesign.simulate(space["experiment"], changes).energy_j["total"] == metrics["energy_j.total"]
 
 
+def test_area_and_latency_are_objectives_by_their_short_names(space):
+    space["axes"] = {"system.device": ["h100", "a100"], "parallel.expert": [2, 4, 8]}
+    front = search(space, trials=16, objectives=["area", "latency", "$/Mtoken"]).pareto().to_pylist()
+    assert {round(row["area_m2"] * 1e6) for row in front} <= {8 * 814, 8 * 826}
+
+
 def test_the_front_is_verified_at_cycle(space):
     found = search(space, trials=16, fidelity=("roofline", "event", "cycle"), confirm=5, workers=0)
     assert list(found.levels) == ["roofline", "event", "cycle"]
