@@ -237,3 +237,19 @@ def test_both_executors_agree():
 def test_a_run_can_be_replayed():
     result = codesign.simulate(base(popularity={"zipf": 1.0}, router="llama-2-7b"))
     assert result.replay().to_dict() == result.to_dict()
+
+
+def test_models_with_experts_of_their_own_and_a_horizon():
+    small = {"model": {"from": "llama-2-7b", "num_hidden_layers": 2}}
+    document = base(
+        models=2, slots=2, router="llama-2-7b", others=[small],
+        requests={"rate": None, "concurrency": 5},
+    )  # fmt: skip
+    document["model"] = {"from": "mixtral-8x7b", "num_hidden_layers": 1}
+    document["horizon"] = "0.25 s"
+    cluster = finished(document)
+    assert 0 < cluster.finished < 40
+    assert len(cluster.parts) == 3
+    routed = cluster.parts[0].engines[0].tally[0]
+    assert routed > 0
+    assert cluster.parts[1].engines[0].tally[0] == 0
