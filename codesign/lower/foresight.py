@@ -11,7 +11,7 @@ from codesign.base.document import Document
 from codesign.base.random import stream
 from codesign.experiment.routing import open_routing
 from codesign.policies.expert_cache import Prefetch
-from codesign.policies.expert_predictors import PREDICTORS, Guesser
+from codesign.policies.expert_predictors import PREDICTORS, Guesser, Predictor
 
 if TYPE_CHECKING:
     from codesign.experiment import Experiment
@@ -60,15 +60,23 @@ def usage(ids: Int16, n_experts: int) -> Int64:
     return counts.reshape(n_layers, n_experts).astype(np.int64)
 
 
+def build_predictor(experiment: Experiment, prefetch: Prefetch) -> Predictor:
+    """Build the predictor that a prefetch names.
+
+    Raises
+    ------
+    ConfigError   unknown name or setting
+    """
+    key = (*KEY, "prefetch", "predictor")
+    return PREDICTORS.build(Document(prefetch.component, experiment.document.where(key), prefix=key))
+
+
 class Foresight:
     """A predictor at work: how many tokens are foretold to each expert of an iteration."""
 
     def __init__(self, experiment: Experiment, prefetch: Prefetch, n_layers: int, n_experts: int) -> None:
         self.n_layers, self.n_experts = n_layers, n_experts
-        where = experiment.document.where((*KEY, "prefetch", "predictor"))
-        predictor = PREDICTORS.build(
-            Document(prefetch.component, where, prefix=(*KEY, "prefetch", "predictor"))
-        )
+        predictor = build_predictor(experiment, prefetch)
         learned = np.zeros((0, n_layers, experiment.model.top_k), np.int16)
         if predictor.learns:
             learned = profile_ids(experiment, prefetch.profile, prefetch.profile_tokens, "prefetch")

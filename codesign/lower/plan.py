@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from codesign.base.errors import ConfigError
 from codesign.experiment.schema import EngineSpec
 from codesign.lower.attention_pool import AttentionPool
+from codesign.lower.foresight import build_predictor
 from codesign.lower.formats import Formats, build_formats
 from codesign.lower.graph import GraphBuilder, TaskGraph
 from codesign.lower.kv import KvShape, kv_shape
@@ -144,6 +145,8 @@ def _portions(experiment: Experiment, parallel: Parallel | None = None) -> Porti
                 " slots: 4}: experts held there for each layer", tier,
             )  # fmt: skip
         cache = EXPERT_CACHES.build(experiment.part("policies", "expert_cache"))
+        if cache.prefetch is not None:
+            build_predictor(experiment, cache.prefetch)  # refuses a wrong one before anything runs
     elif policies.expert_cache is not None:
         rule = f"the experts live in {main}: nothing is cached; name another tier with memory.experts"
         raise experiment.document.error(("policies", "expert_cache"), rule)

@@ -225,3 +225,8 @@ def test_an_oracle_names_what_comes():
 def test_mistakes_are_told(prefetch, words):
     with pytest.raises(ConfigError, match=words):
         codesign.simulate(base({"name": "lru", "slots": 2, "prefetch": prefetch}))
+
+
+def test_an_unknown_predictor_is_refused_when_the_file_is_read():
+    with pytest.raises(ConfigError, match="did you mean 'oracle'"):
+        codesign.load_experiment(base({"name": "lru", "slots": 2, "prefetch": {"predictor": "oracel"}}))
