@@ -18,9 +18,9 @@ FILE = click.Path(path_type=Path)
 def predict(operator: str, shapes: Path, device: str, output: Path, as_json: bool) -> None:
     """Predict the times of OP for every row of a table.
 
-    OP is gemm, moe, attention_prefill, attention_decode, mla or collectives.  The same rows come out with
-    predicted_us added; rows that the model does not cover have none, and a reason.  Times are those of a
-    benchmark that runs the operator over and over.
+    OP is gemm, moe, attention_prefill, attention_decode, mla, collectives or moe_alltoall.  The same rows
+    come out with predicted_us added; rows that the model does not cover have none, and a reason.  Times are
+    those of a benchmark that runs the operator over and over.
     """
     import json
 

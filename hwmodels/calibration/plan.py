@@ -79,11 +79,11 @@ class Plan:
 
 
 PLANS: dict[str, Plan] = {
-    "gemm": Plan(_GEMM, _GEMM_START, gain=0.015),
+    "gemm": Plan(_GEMM, _GEMM_START),
     "gemm/": Plan({  # implementations of narrow types: another kernel, and the one that quantises
         **_GEMM, "host_s": (1e-9, 4e-4), "quantise_launch": (0.05, 10.0),
         "quantise_bandwidth": (0.02, 2.0), "quantise_flop": (10.0, 1e6),
-    }, gain=0.015),
+    }),
     "moe": Plan({
         "compute_efficiency": (0.1, 1.0), "memory_efficiency": (0.3, 0.97), "cache_efficiency": (0.1, 1.0),
         "cache_share": (0.3, 2.0), "overlap_power": (1.0, 10.0), "launch_factor": (1.0, 100.0),
@@ -94,10 +94,9 @@ PLANS: dict[str, Plan] = {
     "attention_prefill": Plan(_PREFILL, _PREFILL_START, {"query_tile": (64.0, 128.0)}, gain=0.015),
     "attention_decode": Plan(_DECODE, _DECODE_START, {"row_tile": (1.0, 16.0), "split_from": (1.0, 128.0)}),
     "mla_prefill": Plan(_PREFILL, _PREFILL_START | {"absorbed": 1.0},
-                        {"absorbed": (0.0, 1.0), "query_tile": (64.0, 128.0)}, gain=0.05),
+                        {"absorbed": (0.0, 1.0), "query_tile": (64.0, 128.0)}),
     "mla_decode": Plan({**_DECODE, "max_rows": (16.0, 128.0)}, _DECODE_START,
-                       {"row_tile": (1.0, 16.0, 64.0)}, gain=0.05),
-    "gemm/bmm": Plan(_GEMM, gain=0.05),
+                       {"row_tile": (1.0, 16.0, 64.0)}),
     "module": Plan({"host_s": (1e-9, 2e-4)}),
     "collectives": Plan({
         "efficiency_all_reduce": (0.3, 1.5), "efficiency_all_gather": (0.3, 1.5),
@@ -120,7 +119,7 @@ def plan_of(section: str) -> Plan:
     """Return the plan of a section; a module of projections adds what runs between its kernels."""
     operator, _, own = section.partition("/")
     if operator == "gemm" and own:
-        return PLANS["gemm/" if not own.startswith("bmm") else "gemm/bmm"]
+        return PLANS["gemm/"]
     plan = PLANS[operator]
     if own.endswith("/module"):
         return Plan({**plan.free, **PLANS["module"].free}, {}, plan.choices, plan.gain)
