@@ -61,6 +61,7 @@ class PrecisionSpec(Strict):
 
     weights: str = "native"
     experts: str | ExpertsSpec | None = None  # routed experts; None: as weights
+    decode: DecodeSpec | None = None  # of other matrices, if they are narrower than activations
     activations: str = "bf16"
     kv: str = "bf16"
     dispatch: str | None = None  # of token vectors on their way to the experts; None: as activations

@@ -85,6 +85,8 @@ def _check_covered(experiment: Experiment) -> None:
         raise document.error(("policies", "queries_per_read"), rule)
     if spec.parallel.batches > 1:
         raise document.error(("parallel", "batches"), rule, spec.parallel.batches)
+    if spec.precision.decode is not None:
+        raise document.error(("precision", "decode"), rule)
     units = spec.policies.units
     if (units.get("name") if isinstance(units, dict) else units) not in (None, "xpu"):
         raise document.error(("policies", "units"), rule, units)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from codesign.experiment.schema import DecodeSpec
 from codesign.lower.machine import Machine
 from codesign.lower.parallel import Parallel
 from codesign.lower.precision import Precision
@@ -64,6 +65,7 @@ class Operators:
     ) -> None:  # fmt: skip
         self.model, self.parallel, self.precision, self.machine = model, parallel, precision, machine
         self.attention_unit = attention_unit
+        self.decoding = precision.decode if precision.dense_bytes < precision.activation_bytes else None
         self.costs = machine.costs
         self.classes: list[RowClass] = []
         self.embed = self._add("embed", "head", self._embed)
@@ -122,9 +124,22 @@ class Operators:
             ]  # fmt: skip
 
     def _gemm(self, tokens: int, outputs: int, inputs: int) -> Cost:
-        return self.costs.gemm(
-            tokens, max(1, outputs), max(1, inputs), self.precision.dense, self.precision.activations
+        outputs, inputs = max(1, outputs), max(1, inputs)
+        cost = self.costs.gemm(tokens, outputs, inputs, self.precision.dense, self.precision.activations)
+        return (
+            cost
+            if self.decoding is None
+            else cost + self._decode(self.decoding, cost, tokens, outputs * inputs)
         )
+
+    def _decode(self, decode: DecodeSpec, product: Cost, tokens: int, values: int) -> Cost:
+        """Cost the decoding of a matrix: before its product, or, fused, what the product does not hide."""
+        seconds, flop = self.machine.decode(decode, self.precision.activation_bytes)
+        times = values * (tokens if decode.per == "token" else min(tokens, 1))
+        hidden_s = product.duration_s if decode.fused else 0.0
+        parts = [0.0] * len(PARTS)
+        parts[PARTS.index("compute" if decode.fused else "vector")] = max(0.0, times * seconds - hidden_s)
+        return Cost(tuple(parts), times * flop)
 
     def _pass_over(self, tokens: int, values: float) -> Cost:
         """Cost an elementwise kernel that reads and writes `values` values a token in all."""

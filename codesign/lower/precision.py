@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from codesign.base.document import Document
-from codesign.experiment.schema import PrecisionSpec
+from codesign.experiment.schema import DecodeSpec, PrecisionSpec
 from hwmodels.spec import PRECISION_BYTES
 from workloads.models import Model
 
@@ -21,6 +22,12 @@ class Precision:
     kv: str
     dispatch: str
     combine: str
+    decode: DecodeSpec | None = None  # of matrices that are narrower than activations, experts apart
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the types, and the decoding if there is any, as plain data."""
+        out = {name: value for name, value in vars(self).items() if value is not None}
+        return out if self.decode is None else {**out, "decode": self.decode.model_dump(mode="json")}
 
     @property
     def expert_bytes(self) -> float:
@@ -75,7 +82,7 @@ def resolve_precision(spec: PrecisionSpec, model: Model, document: Document) -> 
             of_experts = key == "experts" and isinstance(spec.experts, str)
             written = "weights" if key in ("experts", "dense", "embedding") and not of_experts else key
             raise document.error(("precision", written), f"unknown type; choose from {known}", name)
-    return Precision(**chosen)
+    return Precision(**chosen, decode=spec.decode)
 
 
 def _experts(spec: PrecisionSpec, native: str) -> str:

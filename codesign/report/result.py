@@ -106,7 +106,7 @@ def collect(
             "path_s": attribution.by_kind_and_part(),
             "preemptions": sum(group.preemptions for group in cluster.groups),
             "parallel": vars(plan.parallel),
-            "precision": vars(plan.precision),
+            "precision": plan.precision.to_dict(),
             "experts": _experts(cluster),
             "expert_cache": _cache(cluster),
             "cycle_against_event": _fidelity_gaps(cluster),

@@ -240,3 +240,20 @@ def test_fewer_bits_are_fetched_and_fit_where_others_do_not():
 def test_mistakes_are_told(experts, rule):
     with pytest.raises(ConfigError, match=rule):
         plan_of(experts)
+
+
+def test_other_matrices_are_decoded_too_if_they_are_narrow():
+    decode = {"rate": "1 TB/s", "fused": False}
+
+    def attention(**precision):
+        run = codesign.simulate({**base(), "precision": precision})
+        return sum(run.details["path_s"]["attention"].values()), run.cost["counters"]["flop"]
+
+    plain, flop = attention(weights="int4")
+    apart, more_flop = attention(weights="int4", decode=decode)
+    steps = 20  # prefill and 19 decodes
+    values = 4096 * 4096 * 2 + 2 * 4096 * 1024
+    assert apart - plain == pytest.approx(steps * LAYERS * values / 2 * 2 / 1e12, rel=1e-6)
+    assert more_flop > flop
+    assert attention(weights="bf16", decode=decode) == attention(weights="bf16")
+    assert attention(weights="int4", decode={"rate": "1000 TB/s"})[0] == pytest.approx(plain)
