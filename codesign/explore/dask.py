@@ -97,7 +97,7 @@ def connect(address: str) -> Any:
         raise ConfigError("--scheduler needs Dask: pip install 'codesign[explore]'") from None
     try:
         client = Client(address, timeout=PATIENCE_S, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AssertionError) as error:  # the last: its loop did not start
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"--scheduler {address}: no scheduler answers ({reason or type(error).__name__}); start one with"

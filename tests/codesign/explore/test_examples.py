@@ -46,8 +46,8 @@ def check_granularity(rows: list[dict[str, Any]]) -> None:
         if r["model.num_local_experts"] == 4 * r["model.num_experts_per_tok"]
         and r["workload.requests.concurrency"] == 32
     }
-    assert 0.95 < speed[8, "xpu"] / speed[2, "xpu"] < 1.0
-    assert 0.95 < speed[8, "min_time"] / speed[2, "min_time"] < 1.0
+    assert 0.95 < speed[8, "xpu"] / speed[2, "xpu"] < 1.03
+    assert 0.95 < speed[8, "min_time"] / speed[2, "min_time"] < 1.03
     assert speed[8, "co_process"] / speed[2, "co_process"] > 1.05
     assert speed[2, "min_time"] / speed[2, "xpu"] > 1.5
 
