@@ -24,7 +24,5 @@ def double_buffer(cycles, load_bytes, store_bytes, double bytes_per_cycle):
             before = last
             last = start + work[i]
             owed = store[i]
-        end = last
-        if owed != 0.0:
-            end = (memory_free if memory_free > last else last) + owed * rate
+        end = (memory_free if memory_free > last else last) + owed * rate
     return end, stalled + (end - last)

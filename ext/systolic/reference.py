@@ -34,5 +34,5 @@ def double_buffer(
         stalled += start - last
         before, last = last, start + work
         owed = store
-    end = max(memory_free, last) + owed * rate if owed else last
+    end = max(memory_free, last) + owed * rate
     return end, stalled + (end - last)
