@@ -73,6 +73,7 @@ class Cluster:
         self.table: NDArray[np.float64] = np.full((n, len(REQUEST_COLUMNS)), np.nan)
         self.table[:, 0], self.table[:, 7] = requests.arrival_s, 0.0
         self._front_end_s = 0.0  # until when the front end is busy
+        self.at_front_end = 0  # requests that wait for it or are in it
         self.submitted = self.finished = self.refused = self.expected_tokens = 0
 
     def _rehearse(self) -> list[list[Access]]:
@@ -110,7 +111,7 @@ class Cluster:
 
     @property
     def waiting_elsewhere(self) -> int:
-        """Count the requests inside that no group holds."""
+        """Count the requests inside that neither the front end nor a group holds."""
         return 0
 
     def own_laws(self) -> Iterator[tuple[str, str, str]]:
@@ -218,8 +219,13 @@ class Cluster:
             self._enqueue(sequence)
             return
         self._front_end_s = max(self._front_end_s, self.clock.now) + work_s
+        self.at_front_end += 1
         event = self.clock.at(self._front_end_s, ARRIVAL)
-        event.callbacks.append(lambda _: self._enqueue(sequence))
+        event.callbacks.append(lambda _: self._leave_front_end(sequence))
+
+    def _leave_front_end(self, sequence: Sequence) -> None:
+        self.at_front_end -= 1
+        self._enqueue(sequence)
 
     def _enqueue(self, sequence: Sequence) -> None:
         sequence.group = self.balance.choose(sequence, self.groups)

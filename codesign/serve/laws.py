@@ -61,7 +61,7 @@ def _requests(cluster: Cluster) -> str:
     inside = len(
         {s for group in cluster.groups for s in (*group.waiting, *group.prefilling, *group.decoding)}
     )
-    inside += cluster.waiting_elsewhere
+    inside += cluster.at_front_end + cluster.waiting_elsewhere
     if cluster.submitted == cluster.finished + cluster.refused + inside:
         return ""
     return f"{cluster.submitted} in, {cluster.finished} done, {cluster.refused} refused, {inside} inside"

@@ -137,3 +137,14 @@ def test_a_request_that_can_never_fit_is_refused_and_counted(tmp_path):
     result = run(workload={"requests": {"trace": str(trace)}, "routing": "uniform"})
     assert result.summary["requests"] == {"offered": 3, "completed": 2, "refused": 1, "unfinished": 0}
     assert result.requests["refused"].tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("horizon", ["1 ms", "100 ms", "1 s"])
+def test_a_horizon_that_cuts_the_front_end_loses_no_request(horizon):
+    result = run(
+        engine={"request": "20 ms", "prompt_token": "10 us"},
+        workload={"requests": {"count": 9, "concurrency": 6, "prompt_tokens": 50, "output_tokens": 4}},
+        horizon=horizon,
+    )
+    requests = result.summary["requests"]
+    assert requests["completed"] + requests["unfinished"] == requests["offered"]
