@@ -76,10 +76,11 @@ WITH_ENERGY = (["usd_per_million_tokens", "tpot_s.mean", "energy_j_per_token"], 
     ("objectives", "reference"), [MEMORY_SYSTEM, pytest.param(*WITH_ENERGY, marks=pytest.mark.slow)]
 )
 def test_shipped_problems_front_beats_chance(objectives, reference):
-    """TPE against random search of the same budget, seven seeds each: rank sum of the volumes, one-sided.
+    """TPE against random search of the same budget, twelve seeds each: rank sum of the volumes, one-sided.
 
     The exact test of Mann and Whitney has no assumption about the volumes' distribution: were TPE no better
-    than chance, the assertion would hold for a share `FALSE_ALARM` of all choices of seeds.
+    than chance, the assertion would hold for a share `FALSE_ALARM` of all choices of seeds.  Seeds and limit were set before these
+    searches ran for the first time; the sampler's settings were chosen on others.
     """
     from scipy.stats import mannwhitneyu
 
@@ -89,7 +90,7 @@ def test_shipped_problems_front_beats_chance(objectives, reference):
     chance, guided = (
         [
             search(SHIPPED, sampler=sampler, seed=seed, **options).hypervolume(reference)
-            for seed in range(1, 8)
+            for seed in range(1001, 1013)
         ]
         for sampler in ("random", "tpe")
     )
