@@ -79,8 +79,8 @@ def test_shipped_problems_front_beats_chance(objectives, reference):
     """TPE against random search of the same budget, twelve seeds each: rank sum of the volumes, one-sided.
 
     The exact test of Mann and Whitney has no assumption about the volumes' distribution: were TPE no better
-    than chance, the assertion would hold for a share `FALSE_ALARM` of all choices of seeds.  Seeds and limit were set before these
-    searches ran for the first time; the sampler's settings were chosen on others.
+    than chance, the assertion would hold for a share `FALSE_ALARM` of all choices of seeds.  Seeds and limit
+    were set before these searches ran for the first time; the sampler's settings were chosen on others.
     """
     from scipy.stats import mannwhitneyu
 
