@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any
+from urllib.parse import urlsplit
 
 from codesign.base.errors import CodesignError, ConfigError
 from codesign.explore.evaluate import KILLED, Outcome, Setup, Task, evaluator_of
 from codesign.explore.executors import ATTEMPTS, Processes
 
 PATIENCE_S = 8.0  # until a scheduler that does not answer is given up
+SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
 AHEAD = 3  # chunks in flight for each thread of the cluster
 _known: dict[str, Any] = {}  # on a worker: what it keeps between chunks, by setup
 
@@ -89,12 +91,14 @@ def connect(address: str) -> Any:
 
     Raises
     ------
-    ConfigError   distributed is not installed, no scheduler answers within `PATIENCE_S`, or it has no worker
+    ConfigError   distributed is not installed, this is no address, no scheduler answers within
+                  `PATIENCE_S`, or it has no worker
     """
     try:
         from distributed import Client
     except ImportError:
         raise ConfigError("--scheduler needs Dask: pip install 'codesign[explore]'") from None
+    _check_address(address)
     try:
         client = Client(address, timeout=PATIENCE_S, set_as_default=False)
     except (OSError, ValueError, TypeError, AssertionError) as error:  # the last: its loop did not start
@@ -111,3 +115,14 @@ def connect(address: str) -> Any:
             f"--scheduler {address}: has no worker; start one with `dask worker {address}`"
         ) from None
     return client
+
+
+def _check_address(address: str) -> None:
+    """Refuse what is no address of a scheduler, before a connection is tried."""
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    try:
+        sound = parts.scheme in SCHEMES and bool(parts.hostname) and parts.port is not None
+    except ValueError:  # a port that is no number
+        sound = False
+    if not sound:
+        raise ConfigError(f"--scheduler {address}: is no address; write tcp://HOST:8786")
