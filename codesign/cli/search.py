@@ -71,7 +71,7 @@ def _report(found: Any, output: Path) -> dict[str, Any]:
 def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from codesign.cli.sweep import show_front
+    from codesign.cli.front import show_front
 
     console = Console(highlight=False)
     for level, counts in report["levels"].items():

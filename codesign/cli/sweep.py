@@ -74,6 +74,8 @@ def _metrics(objectives: list[str]) -> list[str]:
 def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
 
+    from codesign.cli.front import show_front
+
     console = Console(highlight=False)
     counts = ", ".join(f"{n:,} {status}" for status, n in report["counts"].items())
     console.print(f"{report['points']:,} points: {counts}; {report['feasible']:,} meet the constraints")
@@ -81,74 +83,3 @@ def _show(report: dict[str, Any]) -> None:
         console.print(f"  {fault['points']:,} x {fault['error']}", markup=False)
     show_front(console, report["front"])
     console.print(f"written to {report['results']}")
-
-
-def show_front(console: Any, front: list[dict[str, Any]], most: int = 40) -> None:
-    """Print the points of a front: a line each, or a column each where whole names need more room."""
-    if not front:
-        return
-    names = list(front[0])
-    rows = [[_cell(value) for value in row.values()] for row in front[:most]]
-    console.print(f"the front, {len(front)} points:")
-    heads = _short(names)
-    wide = [max(len(head), *(_width(row[i]) for row in rows)) for i, head in enumerate(heads)]
-    if sum(wide) + len(wide) <= console.width:
-        _print_table(console, [heads, *rows])
-        return
-    rows = rows[:_COLUMNS]
-    while rows:
-        part = _fitting(rows, max(map(len, heads)), console.width)
-        _print_table(console, [list(line) for line in zip(heads, *rows[:part], strict=True)])
-        rows = rows[part:]
-        console.print()
-    if len(front) > _COLUMNS:
-        console.print(f"... and {len(front) - _COLUMNS} more in the table")
-
-
-def _cell(value: Any) -> str:
-    """Write one value; a mapping (kept as JSON) with a line for each of its settings."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, str) and value.startswith("{"):
-        import json
-
-        return "\n".join(f"{key} {setting}" for key, setting in json.loads(value).items())
-    return str(value)
-
-
-def _width(cell: str) -> int:
-    return max(map(len, cell.split("\n")))
-
-
-_COLUMNS = 24  # points of a front that are shown as columns
-
-
-def _fitting(rows: list[list[str]], head: int, width: int) -> int:
-    """Return how many points fit side by side; at least one."""
-    taken = head
-    for n, row in enumerate(rows):
-        taken += 1 + max(map(_width, row))
-        if taken > width:
-            return max(n, 1)
-    return len(rows)
-
-
-def _print_table(console: Any, lines: list[list[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in lines[0]:
-        table.add_column(Text(head), overflow="fold")
-    for line in lines[1:]:
-        table.add_row(*map(Text, line))
-    console.print(table)
-
-
-def _short(names: list[str]) -> list[str]:
-    """Return the last step of each dotted name, or more steps where two would be alike."""
-    for steps in range(1, 9):
-        short = [".".join(name.split(".")[-steps:]) for name in names]
-        if len(set(short)) == len(names):
-            return short
-    return names
