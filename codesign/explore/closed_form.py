@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from codesign.base.errors import CapacityError
-from codesign.experiment import Experiment
 from codesign.explore.expected import ExpectedLoads
 from codesign.lower.machine import NetworkCost
 from codesign.lower.operators import Operators
@@ -324,22 +322,6 @@ def _kept(a: Attention, tokens: Any) -> Any:
     if a.compression > 1:
         return np.minimum(tokens, np.minimum(tokens, a.window or 0) + np.floor(tokens / a.compression))
     return tokens if a.window is None else np.minimum(tokens, a.window)
-
-
-def metrics_of(experiment: Experiment) -> dict[str, Any]:
-    """Return the closed form of one experiment, through the project's own cost models.
-
-    Raises
-    ------
-    ConfigError, CapacityError   as a run of it would
-    """
-    from codesign.explore.roofline import engine_of, hardware_of, load_of
-
-    engine = engine_of(experiment)
-    found = engine.steady(load_of(experiment), hardware_of(experiment, engine.parallel))
-    if np.isnan(found["batch"]):
-        raise CapacityError(f"{experiment.model.name}: no request of mean length fits the KV memory")
-    return plain(found)
 
 
 def plain(found: Mapping[str, Any]) -> dict[str, Any]:

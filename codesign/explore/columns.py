@@ -58,7 +58,7 @@ def evaluate(source: str | Path | Mapping[str, Any] | SweepPlan) -> Any:
 
     Notes
     -----
-    Law: row i is ``closed_form.metrics_of`` of point i, to 1e-12.
+    Law: row i is ``steady_state.metrics_of`` of point i, to 1e-12.
     """
     import pyarrow as pa
 

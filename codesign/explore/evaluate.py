@@ -136,7 +136,7 @@ class Evaluator:
     def metrics(self, experiment: Experiment, before: dict[str, Any]) -> dict[str, Any]:
         """Run a point; return its metrics."""
         if experiment.spec.fidelity == "roofline" and not self.setup.options.get("events_only"):
-            from codesign.explore.closed_form import metrics_of
+            from codesign.explore.steady_state import metrics_of
 
             return {**before, **metrics_of(experiment)}
         from codesign.api import simulate

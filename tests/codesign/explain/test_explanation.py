@@ -17,9 +17,9 @@ from codesign.explain.explanation import explain
 from codesign.explain.numbers import Number, numbers_of
 from codesign.explain.sensitivity import elasticities, takeover
 from codesign.explain.variants import Variants
-from codesign.explore.closed_form import metrics_of
 from codesign.explore.evaluate import Setup
 from codesign.explore.objective import read_objective
+from codesign.explore.steady_state import metrics_of
 
 HBM = "system.device.memory.hbm"
 EXPERIMENT: dict[str, Any] = {

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 import codesign
 from codesign.base.errors import CodesignError, ConfigError
 from codesign.base.random import stream
-from codesign.explore.closed_form import metrics_of
 from codesign.explore.columns import evaluate
 from codesign.explore.evaluate import build
 from codesign.explore.expected import ExpectedLoads, expected_maximum
 from codesign.explore.plan import plan_sweep
+from codesign.explore.steady_state import metrics_of
 
 HBM = "system.device.memory.hbm"
 OVER: dict[str, Any] = {
