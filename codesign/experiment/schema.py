@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from codesign.base.document import Strict
 from codesign.base.units import Bandwidth, Latency, Time
@@ -73,13 +73,52 @@ class PrecisionSpec(Strict):
         return isinstance(self.experts, ExpertsSpec)
 
 
+class PlaceSpec(Strict):
+    """A tier, where a kind of tensor lives in part or whole; its name alone stands for the whole."""
+
+    tier: str
+    share: float = Field(default=1.0, gt=0, le=1)  # of each tensor; the rest lies in main memory
+
+
+def _place(value: Any) -> Any:
+    return {"tier": value} if isinstance(value, str) else value
+
+
+Place = Annotated[PlaceSpec | None, BeforeValidator(_place)]
+
+
+class RingSpec(Strict):
+    """How what lives in another tier passes through main memory, layer by layer."""
+
+    layers: Count = (
+        2  # in memory or on their way at once: a layer is brought when the one so many before is done
+    )
+    pinned: int = Field(default=0, ge=0, le=100_000)  # layers of a stage whose weights stay, spread evenly
+
+
 class MemorySpec(Strict):
-    """How device memory is shared out."""
+    """How device memory is shared out, and what lives in another tier."""
 
     utilization: float = Field(default=0.9, gt=0, le=1)  # share that the engine may use
     block_tokens: int = Field(default=16, gt=0, le=65536)  # tokens per KV block
     prefix_cache: bool = False  # keep the KV of prompts for later requests with the same prefix blocks
-    experts: str | None = None  # tier where routed experts live; None: the device's main memory
+    weights: Place = None  # all weights of which the keys below say nothing else; None: main memory
+    experts: str | None = None  # routed experts; policies.expert_cache says how many of them are held
+    attention: Place = None  # weights of the attention or another mixer
+    dense: Place = None  # dense feed-forward layers
+    shared: Place = None  # shared experts
+    embedding: Place = None  # input embedding and output head
+    ring: RingSpec = RingSpec()
+
+    def place(self, content: str) -> PlaceSpec | None:
+        """Return where a kind of weights lives; None: in main memory."""
+        own: PlaceSpec | None = getattr(self, content)
+        return own or self.weights
+
+    @property
+    def expert_tier(self) -> str | None:
+        """Return the tier of the routed experts; None: main memory."""
+        return self.experts or (self.weights.tier if self.weights else None)
 
 
 class EngineSpec(Strict):

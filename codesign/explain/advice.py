@@ -21,8 +21,8 @@ _WHAT = {
     "network_latency": "fewer exchanges between nodes: another parallel plan, larger batches",
     "pim_compute": "more arithmetic beside the memory, or fewer tokens of an expert on PIM (policies.units)",
     "pim_memory": "more bandwidth inside the memory",
-    "fetch_bandwidth": "a faster way from the tier of the experts, more of them held"
-    " (policies.expert_cache.slots), fewer bits, or prefetching",
+    "fetch_bandwidth": "a faster way from the tier where they live, more of them held (memory.ring.pinned,"
+    " policies.expert_cache.slots), fewer bits, larger batches, or prefetching",
     "fetch_latency": "larger transfers, or prefetching",
     "engine": "a faster scheduler, or scheduling while the devices compute",
 }

@@ -195,6 +195,7 @@ def needs(experiment: Experiment) -> dict[str, Any]:
     from codesign.lower.parallel import resolve_parallel
     from codesign.lower.precision import resolve_precision
     from codesign.lower.residency import residency
+    from codesign.lower.streams import build_streams
     from codesign.policies import build_policies
     from hwmodels.energy import peak_power_w
     from hwmodels.money import usd_per_s
@@ -205,7 +206,8 @@ def needs(experiment: Experiment) -> dict[str, Any]:
     tokens = build_policies(experiment).batching.max_tokens
     stored = plan.stored_by_expert(experiment, parallel, precision)
     cache = plan._portions(experiment).cache
-    fit = residency(model, system, parallel, precision, spec.memory, tokens, cache, stored)
+    streams = build_streams(experiment, parallel, precision)
+    fit = residency(model, system, parallel, precision, spec.memory, tokens, cache, stored, streams)
     devices = parallel.devices * parallel.replicas
     peak_w = peak_power_w(system, devices)
     area, purchase = system.device.area, system.device.price.purchase

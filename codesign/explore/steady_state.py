@@ -17,6 +17,7 @@ from codesign.lower.parallel import Parallel, resolve_parallel
 from codesign.lower.plan import cost_model_of
 from codesign.lower.precision import resolve_precision
 from codesign.lower.residency import residency
+from codesign.lower.streams import CONTENTS, away_key
 from codesign.policies import build_policies
 from hwmodels.energy import active_power_w, energy_per_flop_j, idle_power_w
 from hwmodels.money import owned_usd_per_s, rental_usd_per_s
@@ -41,8 +42,8 @@ def engine_of(experiment: Experiment, machine: Any = None) -> Engine:
 
     Raises
     ------
-    ConfigError   what the closed form does not have: experts in another tier or stored one by one, units
-                  beside the xPU
+    ConfigError   what the closed form does not have: weights in another tier, experts stored one by one,
+                  units beside the xPU
     """
     _check_covered(experiment)
     spec, model, system = experiment.spec, experiment.model, experiment.system
@@ -66,11 +67,9 @@ def _check_covered(experiment: Experiment) -> None:
     """Refuse what would be left out of the sums without a word."""
     spec, document = experiment.spec, experiment.document
     rule = "is beyond the closed form of `fidelity: roofline`; take fidelity: event (cost_model: roofline)"
-    if (
-        spec.memory.experts not in (None, experiment.system.device.main_memory)
-        and experiment.model.moe_layers
-    ):
-        raise document.error(("memory", "experts"), rule, spec.memory.experts)
+    for content in ("experts", *CONTENTS):
+        if (key := away_key(experiment, content)) is not None:
+            raise document.error(key, rule)
     if spec.composition is not None:
         raise document.error(("composition",), rule)
     if spec.precision.by_expert:

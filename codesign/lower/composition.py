@@ -138,7 +138,7 @@ def _check(experiment: Experiment, plan: Plan, spec: CompositionSpec) -> None:
         )
     if memory.prefix_cache:
         raise error(("memory", "prefix_cache"), "models of a composition take turns in KV memory", True)
-    if plan.portions.path is not None:
+    if plan.portions.cache is not None:
         rule = "the models of a composition are brought whole; say composition.tiers instead"
         raise error(("memory", "experts"), rule, memory.experts)
     main = experiment.system.device.main_memory

@@ -13,6 +13,7 @@ from codesign.lower.attention_pool import part_of_batch
 from codesign.lower.batch import Batch
 from codesign.lower.kv import View, view_of
 from codesign.lower.machine import COUNTERS
+from codesign.lower.operators import Transfer
 from codesign.lower.plan import Plan
 from ext.iteration import PARTS
 from hwmodels.costs import PARTS as DEVICE_PARTS
@@ -23,6 +24,7 @@ F64 = NDArray[np.float64]
 _N_PARTS, _N_DEVICE = len(PARTS), len(DEVICE_PARTS)
 _ENGINE, _PIM, _LAUNCH = PARTS.index("engine"), PARTS.index("pim_compute"), PARTS.index("launch")
 _FLOP, _BYTES = COUNTERS.index("flop"), COUNTERS.index("memory_bytes")
+_FETCHED = COUNTERS.index("fetched_bytes")
 _NETWORK, _SENT = PARTS.index("network_bandwidth"), COUNTERS.index("network_bytes")
 _PIM_FLOP, _PIM_BYTES = COUNTERS.index("pim_flop"), COUNTERS.index("pim_bytes")
 _MEMO_LIMIT = 65536
@@ -60,11 +62,12 @@ class BatchCosts:
         self._tasks = self._count_tasks()
         self._known: dict[tuple[int, int], _Rows] = {}
         self._by_class: dict[tuple[int, int], tuple[F64, F64]] = {}
-        self._attention = np.zeros(len(COUNTERS)).tolist()
+        self._n_counters = len(COUNTERS) + len(operators.transfers)
+        self._attention = np.zeros(self._n_counters).tolist()
         self._fill = self._fill_attention if len(operators.turns) == 1 else self._fill_parts
         if operators.pool is not None:
             self._fill = self._fill_pool
-        self._past = np.zeros(len(COUNTERS))  # of rows that were forgotten
+        self._past = np.zeros(self._n_counters)  # of rows that were forgotten
         self._host = len(operators.classes)  # the host's first row, if it has any
         layers = len(plan.model.layers) / plan.parallel.pipeline
         self._launching_s = engine.launch_layer * layers / plan.machine.speed.get("engine", 1.0)
@@ -75,6 +78,18 @@ class BatchCosts:
 
         Law: what every rank executed, each layer counted.
         """
+        return self._all_counters()[: len(COUNTERS)]
+
+    @property
+    def moved_bytes(self) -> dict[Transfer, float]:
+        """Bytes that all ranks moved between tiers, by `Operators.transfers`.
+
+        Law: they sum to the counter ``fetched_bytes``.
+        """
+        moved = self._all_counters()[len(COUNTERS) :].tolist()
+        return dict(zip(self.plan.operators.transfers, moved, strict=True))
+
+    def _all_counters(self) -> F64:
         total: F64 = self._past + np.array(self._attention)
         for rows in self._known.values():
             total += rows.counters * rows.uses
@@ -104,9 +119,9 @@ class BatchCosts:
 
     def _remember(self, tokens: int, outputs: int) -> _Rows:
         if len(self._known) >= _MEMO_LIMIT:
-            self._past, self._attention = self.counters, np.zeros(len(COUNTERS)).tolist()
+            self._past, self._attention = self._all_counters(), np.zeros(self._n_counters).tolist()
             self._known.clear()
-        rows = _Rows(np.zeros((self.n_classes, _N_PARTS)), np.zeros(len(COUNTERS)))
+        rows = _Rows(np.zeros((self.n_classes, _N_PARTS)), np.zeros(self._n_counters))
         for i, row_class in enumerate(self.plan.operators.classes):
             count = tokens if row_class.by == "tokens" else outputs
             if count and self._tasks[i]:
@@ -119,9 +134,14 @@ class BatchCosts:
     def _class_cost(self, index: int, count: int) -> tuple[F64, F64]:
         known = self._by_class.get((index, count))
         if known is None:
-            cost = self.plan.operators.classes[index].cost(count)
-            machine = self.plan.machine
-            known = machine.parts(cost), machine.counters(cost) * self._tasks[index]
+            row_class, machine = self.plan.operators.classes[index], self.plan.machine
+            cost, counters = row_class.cost(count), np.zeros(self._n_counters)
+            counters[: len(COUNTERS)] = machine.counters(cost)
+            if row_class.moves >= 0:
+                moved = row_class.moves
+                tier = self.plan.operators.transfers[moved].tier
+                counters[_FETCHED] = counters[len(COUNTERS) + moved] = cost.bytes_of(tier)
+            known = machine.parts(cost), counters * self._tasks[index]
             self._by_class[index, count] = known
         return known
 

@@ -12,6 +12,8 @@ from codesign.lower.operators import Operators
 from codesign.lower.parallel import Parallel
 from codesign.lower.portions import Portion, Portions
 from codesign.lower.residency import stage_layers
+from codesign.lower.streams import HEAD, Streams
+from codesign.lower.tiers import Path, n_legs
 from ext.iteration import KINDS
 from workloads.models import Layer, Model, MoE
 
@@ -91,6 +93,7 @@ class GraphBuilder:
     operators: Operators
     host_rows: int  # 0; 1: work before the iteration; 2: and launching while it runs
     portions: Portions
+    streams: Streams
     row: list[int] = field(default_factory=list)
     resource: list[int] = field(default_factory=list)
     preds: list[list[int]] = field(default_factory=list)
@@ -104,22 +107,30 @@ class GraphBuilder:
         self.n_classes = len(self.operators.classes) + self.host_rows
         self.rows = _Rows(self.n_classes, p, n_moe, self.exchanged, self.portions)
         self.fetched: dict[tuple[int, int, int], list[int]] = {}  # (MoE layer, rank, fetch) -> tasks
-        self.on_channel: dict[int, int] = {}  # device -> its last task on the channel that it shares
+        self.on_channel: dict[tuple[str, int], int] = {}  # piece, device -> its last task on the channel
         self.tail: list[list[int]] = [[] for _ in range(p.ranks)]
-        self.stage, self.layer, self.moe_index = 0, -1, 0
+        self.began = self.tail  # what the first tasks of the iteration wait for
+        self.units: list[int] = []  # layers of the stage for which something is brought
+        self.units_done = 0
+        self.brought: dict[tuple[str, int, int], list[int]] = {}  # (content, layer, rank) -> tasks
+        self.stage, self.layer, self.moe_index = 0, HEAD, 0
 
     def build(self) -> TaskGraph:
         """Lower every layer of every stage."""
         if self.host_rows:
             self.overhead()
-        self.compute(self.operators.embed)
-        for stage, layers in enumerate(stage_layers(len(self.model.layers), self.parallel.pipeline)):
+        self.began = [list(tail) for tail in self.tail]
+        stages = stage_layers(len(self.model.layers), self.parallel.pipeline)
+        self.open_ring()
+        self.compute(self.operators.embed, "embedding")
+        for stage, layers in enumerate(stages):
             if stage:
                 self.next_stage(stage)
+                self.open_ring()
             self.foresee()
             self.lower_layers(layers)
-        self.layer = -1
-        self.compute(self.operators.head)
+        self.layer = HEAD
+        self.compute(self.operators.head, "head")
         if self.parallel.tensor > 1:
             self.collective(self.operators.logits)
         return self.finish()
@@ -132,16 +143,59 @@ class GraphBuilder:
     def lower_layer(self, layer: Layer) -> None:
         ops = self.operators
         if layer.attention:
-            self.compute(ops.attention_class[layer.attention])
+            self.compute(ops.attention_class[layer.attention], "attention")
             self.reduce_over_tensor(ops.reduce)
         if layer.dense:
-            self.compute(ops.dense_class[layer.dense])
+            self.compute(ops.dense_class[layer.dense], "dense")
             self.reduce_over_tensor(ops.reduce)
         if layer.moe:
             self.compute(ops.gate_class[layer.moe])
             self.fetch_experts()
             (self.exchanged_experts if self.exchanged else self.local_experts)(layer.moe)
             self.moe_index += 1
+        self.turn_ring()
+
+    def open_ring(self) -> None:
+        """Begin to bring what the first layers of a stage need, and the rows of the embedding.
+
+        Their slots are free when the device has computed what was sent to it before.
+        """
+        self.units, self.units_done = self.streams.units(self.stage), 0
+        rows_of_embedding = not self.stage and ("embedding", None) in self.streams.rows
+        if self.units or rows_of_embedding:
+            ranks = range(self.parallel.ranks)
+            free = [[self.on_compute(r, self.rows.total, self.began[r])] for r in ranks]
+            if rows_of_embedding:
+                self.bring("embedding", HEAD, free)
+            for unit in self.units[: self.streams.ring.layers]:
+                self.bring_unit(unit, free)
+
+    def turn_ring(self) -> None:
+        """Give the slot of a layer that is done to the next in the ring."""
+        done = self.units_done
+        if done < len(self.units) and self.units[done] == self.layer:
+            self.units_done += 1
+            ahead = done + self.streams.ring.layers
+            if ahead < len(self.units):
+                self.bring_unit(self.units[ahead], self.tail)
+
+    def bring_unit(self, unit: int, after: list[list[int]]) -> None:
+        """Bring all that a layer, or the head, needs, in the order of its use."""
+        for content in self.streams.needs(unit):
+            self.bring(content, unit, after)
+
+    def bring(self, content: str, unit: int, after: list[list[int]]) -> None:
+        """Begin a transfer for a layer on every rank."""
+        layer = self.model.layers[unit] if unit != HEAD else None
+        here, self.layer = self.layer, unit  # what the tasks are for
+        for r in range(self.parallel.ranks):
+            rows = [self.static_row(r, index) for index in self.streams.rows[content, layer]]
+            self.brought[content, unit, r] = self.transfer(rows, self.streams.way(content), r, after[r])
+        self.layer = here
+
+    def arrived(self, content: str, rank: int) -> list[int]:
+        """Return the tasks that bring a kind of weights of this layer to a rank."""
+        return self.brought.get((content, self.layer, rank), [])
 
     def overhead(self) -> None:
         """The host prepares each data group's batch before its ranks begin, and may launch while they run."""
@@ -159,10 +213,11 @@ class GraphBuilder:
         self.collective(self.operators.send, together=False)
         self.stage = stage
 
-    def compute(self, index: int) -> None:
-        """A task of a static class on every rank's compute engine."""
+    def compute(self, index: int, content: str = "") -> None:
+        """A task of a static class on every rank's compute engine, once its weights are there."""
         for r in range(self.parallel.ranks):
-            self.tail[r] = [self.on_compute(r, self.static_row(r, index), self.tail[r])]
+            waits = [*self.tail[r], *self.arrived(content, r)]
+            self.tail[r] = [self.on_compute(r, self.static_row(r, index), waits)]
 
     def reduce_over_tensor(self, index: int) -> None:
         if self.parallel.tensor > 1:
@@ -216,7 +271,8 @@ class GraphBuilder:
         """Shared experts go before the routed ones on the same engine; no other edge is needed."""
         if moe in self.operators.shared_class:
             for r in range(self.parallel.ranks):
-                self.on_compute(r, self.static_row(r, self.operators.shared_class[moe]), after[r])
+                waits = [*after[r], *self.arrived("shared", r)]
+                self.on_compute(r, self.static_row(r, self.operators.shared_class[moe]), waits)
 
     def static_row(self, rank: int, index: int) -> int:
         return self.rows.static(rank // self.parallel.tensor, index)
@@ -238,26 +294,48 @@ class GraphBuilder:
         if m >= self.rows.n_moe or self.moe_stage(m) != self.stage:
             return
         for r in range(self.parallel.ranks):
-            row = self.rows.fetch(m, r // self.parallel.expert_tensor, part.fetch)
-            tasks = [self.task(row, self.port("copy", r), self.tail[r], self.device(r))]
-            if self.portions.shares_channel:
-                tasks.append(self.share_channel(row + self.portions.n_transfers, r))
-            self.fetched[m, r, part.fetch] = tasks
+            first = self.rows.fetch(m, r // self.parallel.expert_tensor, part.fetch)
+            rows = [first + i * self.portions.n_transfers for i in range(n_legs(self.portions.way))]
+            self.fetched[m, r, part.fetch] = self.transfer(rows, self.portions.way, r, self.tail[r])
 
-    def share_channel(self, row: int, rank: int) -> int:
-        """Bring the bytes of a fetch over the channel, too: after what this device brought before."""
-        device = self.device(rank)
-        before = [self.on_channel[device]] if device in self.on_channel else []
-        channel = self.first_channel + self.channel(device)
-        self.on_channel[device] = self.task(row, channel, [*self.tail[rank], *before], device)
-        return self.on_channel[device]
+    def transfer(self, rows: list[int], way: tuple[Path, ...], rank: int, after: list[int]) -> list[int]:
+        """Bring bytes over all pieces of a way at once: a row for each port, and for each channel."""
+        left, tasks = iter(rows), []
+        for piece in way:
+            tasks.append(self.task(next(left), self.port(piece.port, rank), after, self.device(rank)))
+            if piece.channel is not None:
+                tasks.append(self.share_channel(next(left), piece, rank, after))
+        return tasks
 
-    def channel(self, device: int) -> int:
+    def share_channel(self, row: int, piece: Path, rank: int, after: list[int]) -> int:
+        """Bring bytes over a channel, after what this device brought over it before."""
+        key = piece.port, self.device(rank)
+        before = [self.on_channel[key]] if key in self.on_channel else []
+        channel = self.first_channel + self.channels[piece.port] + self.channel(piece, self.device(rank))
+        self.on_channel[key] = self.task(row, channel, [*after, *before], self.device(rank))
+        return self.on_channel[key]
+
+    def channel(self, piece: Path, device: int) -> int:
         """Return the channel of a device, counted over the engine's nodes."""
-        path = self.portions.path
-        sharers = path.channel.sharers if path and path.channel else 1
+        sharers = piece.channel.sharers if piece.channel else 1
         node, place = divmod(device, self.parallel.devices_per_node)
         return node * -(-self.parallel.devices_per_node // sharers) + place // sharers
+
+    @cached_property
+    def ways(self) -> list[Path]:
+        """The pieces of all ways in use, each once."""
+        pieces = (piece for way in self.streams.pieces.values() for piece in way)
+        return list({piece.port: piece for piece in pieces}.values())
+
+    @cached_property
+    def channels(self) -> dict[str, int]:
+        """Shared channels before those of each piece, by its port; and of all, as ``""``."""
+        found, total = {}, 0
+        for piece in self.ways:
+            found[piece.port] = total
+            if piece.channel is not None:
+                total += 1 + self.channel(piece, self.parallel.devices - 1)
+        return {**found, "": total}
 
     @cached_property
     def first_channel(self) -> int:
@@ -267,7 +345,7 @@ class GraphBuilder:
     @property
     def n_channels(self) -> int:
         """Shared channels that the engine's devices fetch over."""
-        return 1 + self.channel(self.parallel.devices - 1) if self.portions.shares_channel else 0
+        return self.channels[""]
 
     def moe_stage(self, m: int) -> int:
         """Return the pipeline stage of a MoE layer."""
@@ -297,7 +375,7 @@ class GraphBuilder:
     @property
     def engines(self) -> list[str]:
         """The engines that a device has beside compute and link, as far as the portions use them."""
-        used = ["copy"] if self.portions.n_fetches else []
+        used = [piece.port for piece in self.ways]
         return used + (["pim"] if self.portions.pim >= 0 else [])
 
     def device(self, rank: int) -> int:

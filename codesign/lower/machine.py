@@ -12,7 +12,6 @@ from codesign.base.errors import ConfigError
 from codesign.engines.all_reduce import LARGEST_BYTES, all_reduce
 from codesign.experiment.schema import DecodeSpec
 from codesign.lower.pim import PimCosts
-from codesign.lower.tiers import Path
 from ext.iteration import PARTS
 from hwmodels.costs import PARTS as DEVICE_PARTS
 from hwmodels.costs import Cost, build_cost_model
@@ -22,7 +21,7 @@ from hwmodels.spec import Link, System
 F64 = NDArray[np.float64]
 _N_DEVICE = len(DEVICE_PARTS)
 _LINK = PARTS.index("link_bandwidth")
-_NETWORK = PARTS.index("network_bandwidth")
+_NETWORK, _FETCH = PARTS.index("network_bandwidth"), PARTS.index("fetch_bandwidth")
 COUNTERS = (
     "flop", "memory_bytes", "link_bytes", "network_bytes", "pim_flop", "pim_bytes", "fetched_bytes",
     "decode_flop",
@@ -34,6 +33,17 @@ class NetworkCost(Cost):
     """A cost whose link seconds and bytes are of the network between nodes."""
 
     __slots__ = ()
+
+
+class FetchCost(Cost):
+    """A transfer between memory tiers: its link seconds are of the way, its bytes of the tier it is from."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, bandwidth_s: float, latency_s: float, tier: str, count: float) -> FetchCost:
+        """Build the cost of moving `count` bytes."""
+        return cls((*(0.0,) * _LINK, bandwidth_s, latency_s), 0.0, ((tier, count),))
 
 
 class Machine:
@@ -94,13 +104,16 @@ class Machine:
         """Return seconds by `ext.iteration.PARTS`."""
         out = np.zeros(len(PARTS))
         out[:_N_DEVICE] = cost.parts
-        if isinstance(cost, NetworkCost):
-            out[_NETWORK : _NETWORK + 2] = out[_LINK : _LINK + 2]
+        moved = (
+            _NETWORK if isinstance(cost, NetworkCost) else _FETCH if isinstance(cost, FetchCost) else _LINK
+        )
+        if moved != _LINK:
+            out[moved : moved + 2] = out[_LINK : _LINK + 2]
             out[_LINK : _LINK + 2] = 0.0
         return out
 
     def counters(self, cost: Cost) -> F64:
-        """Return FLOPs, bytes of main memory, of links, of the network (COUNTERS)."""
+        """Return FLOPs, bytes of main memory, of links, of the network (COUNTERS); of transfers nothing."""
         link = cost.bytes_of("link")
         network = link if isinstance(cost, NetworkCost) else 0.0
         out = np.zeros(N_COUNTERS)
@@ -132,8 +145,8 @@ class Machine:
             raise ConfigError(f"{self.system.device.name} has no PIM unit")
         return self.pim
 
-    def dynamic_j(self, counters: Mapping[str, float], precision: str, path: Path | None) -> dict[str, float]:
-        """Return joules by what drew them, for COUNTERS summed over all devices."""
+    def dynamic_j(self, counters: Mapping[str, float], precision: str) -> dict[str, float]:
+        """Return joules by what drew them, for COUNTERS summed over all devices; fetches apart."""
         device, s = self.system.device, self.system
         joules = {
             "compute": flop_energy_j(device, precision, counters["flop"]),
@@ -145,8 +158,6 @@ class Machine:
             joules["pim"] = pim_energy_j(device, counters["pim_flop"], counters["pim_bytes"])
         if counters["decode_flop"]:
             joules["decode"] = flop_energy_j(device, "fp32", counters["decode_flop"])
-        if path:
-            joules["fetch"] = counters["fetched_bytes"] * path.energy_j_per_byte
         return joules
 
 

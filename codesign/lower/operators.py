@@ -6,9 +6,9 @@ shape share it, so its cost is worked out once for a number of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from codesign.experiment.schema import DecodeSpec
 from codesign.lower.machine import Machine
@@ -28,6 +28,14 @@ _BY_KV_HEAD = ("k", "v")
 _BY_ROW = ("o", "out", "o_b")
 
 
+class Transfer(NamedTuple):
+    """What is moved between a tier and main memory."""
+
+    tier: str
+    content: str
+    written: bool = False  # to the tier; else read from it
+
+
 @dataclass(frozen=True)
 class RowClass:
     """One class: its name, its kind (`ext.iteration.KINDS`), its cost for a number of tokens."""
@@ -36,6 +44,7 @@ class RowClass:
     kind: str
     cost: Callable[[int], Cost]
     by: str = "tokens"  # or "outputs": tokens that the head turns into logits
+    moves: int = -1  # index in `Operators.transfers` of what it moves between tiers
 
 
 def _nothing(_: int) -> Cost:
@@ -57,6 +66,7 @@ class Operators:
     ----------
     classes : list of RowClass
     attention_class, dense_class, gate_class, shared_class : dict    part of a layer -> index
+    transfers : list of Transfer    what classes move between tiers
     """
 
     def __init__(
@@ -68,6 +78,7 @@ class Operators:
         self.decoding = precision.decode if precision.dense_bytes < precision.activation_bytes else None
         self.costs = machine.costs
         self.classes: list[RowClass] = []
+        self.transfers: list[Transfer] = []
         self.embed = self._add("embed", "head", self._embed)
         self.head = self._add("head", "head", self._head, by="outputs")
         self.logits = self._add("gather_logits", "collective", self._logits, by="outputs")
@@ -89,6 +100,17 @@ class Operators:
     def _add(self, name: str, kind: str, cost: Callable[[int], Cost], by: str = "tokens") -> int:
         self.classes.append(RowClass(name, kind, cost, by))
         return len(self.classes) - 1
+
+    def add_transfer(
+        self, moved: Transfer, costs: Sequence[Callable[[int], Cost]], by: str = "tokens"
+    ) -> list[int]:
+        """Add the rows of a transfer, one for each leg of its way; the first one's bytes are counted."""
+        if moved not in self.transfers:
+            self.transfers.append(moved)
+        index, first = self.transfers.index(moved), len(self.classes)
+        for i, cost in enumerate(costs):
+            self.classes.append(RowClass(moved.content, "fetch", cost, by, -1 if i else index))
+        return list(range(first, len(self.classes)))
 
     def _add_layer(self, mixer: Attention | None, dense: FeedForward | None, moe: MoE | None) -> None:
         if mixer and mixer not in self.attention_class:

@@ -22,7 +22,7 @@ from codesign.lower.parallel import Parallel, resolve_parallel
 from codesign.lower.portions import Portions, build_portions
 from codesign.lower.precision import Precision, resolve_precision
 from codesign.lower.residency import Residency, StoredExperts, residency, stored_experts
-from codesign.lower.tiers import find_path
+from codesign.lower.streams import Streams, away_key, build_streams
 from codesign.lower.turns import TurnsBuilder
 from codesign.policies.expert_cache import EXPERT_CACHES
 from codesign.policies.units import UNITS
@@ -48,6 +48,7 @@ class Plan:
     machine: Machine
     operators: Operators
     portions: Portions
+    streams: Streams
     graph: TaskGraph
     layout: Layout
     expert_bytes: NDArray[np.float64]
@@ -67,26 +68,28 @@ def build_plan(experiment: Experiment) -> Plan:
     parallel = resolve_parallel(spec.parallel, model, system, experiment.document)
     precision = resolve_precision(spec.precision, model, experiment.document)
     batching = build_policies(experiment).batching
-    portions = _portions(experiment, parallel)
+    streams = build_streams(experiment, parallel, precision)
+    portions = _portions(experiment, streams)
     moes = [moe for layer in model.layers if (moe := layer.moe)]
     formats = build_formats(experiment, precision)
     expert_bytes = formats.expert_bytes(moes, model.hidden_size, parallel)
     placed = place_experts(experiment, parallel.expert)
     stored = stored_experts(expert_bytes, placed, parallel) if spec.precision.by_expert else None
     fit = residency(
-        model, system, parallel, precision, spec.memory, batching.max_tokens, portions.cache, stored
+        model, system, parallel, precision, spec.memory, batching.max_tokens, portions.cache, stored, streams
     )
     engine = spec.engine
     machine = Machine(system, cost_model_of(experiment), spec.speed, engine.all_reduce)
     operators = Operators(model, parallel, precision, machine, portions.attention_unit)
     fit = _share_out(experiment, operators, parallel, fit)
+    streams.add_rows(operators)
     turns = operators.pool or len(operators.turns) > 1
     builder = TurnsBuilder if turns else GraphBuilder
-    graph = builder(model, parallel, operators, _host_rows(engine), portions).build()
+    graph = builder(model, parallel, operators, _host_rows(engine), portions, streams).build()
     return Plan(
         model=model, parallel=parallel, precision=precision, formats=formats, residency=fit,
         kv=kv_shape(model, parallel, precision.kv_bytes, spec.memory.block_tokens), machine=machine,
-        operators=operators, portions=portions, graph=graph,
+        operators=operators, portions=portions, streams=streams, graph=graph,
         layout=build_layout(experiment, parallel, precision, machine, portions, formats, graph, placed),
         expert_bytes=expert_bytes,
     )  # fmt: skip
@@ -130,18 +133,16 @@ def cost_model_of(experiment: Experiment) -> Any:
     return experiment.spec.cost_model or _COST_MODELS[experiment.spec.fidelity]
 
 
-def _portions(experiment: Experiment, parallel: Parallel | None = None) -> Portions:
+def _portions(experiment: Experiment, streams: Streams | None = None) -> Portions:
     """Read the policies that part a layer's experts by tier and unit."""
-    tier, policies = experiment.spec.memory.experts, experiment.spec.policies
+    key, policies = away_key(experiment, "experts"), experiment.spec.policies
     main = experiment.system.device.main_memory
-    cache = path = units = None
-    if tier is not None and tier != main and experiment.model.moe_layers:
-        path = find_path(experiment.system, tier, experiment.document.where(("memory", "experts")))
-        path = path.faster(experiment.spec.speed)
-        path = path.seen_by(parallel) if parallel else path
+    tier = experiment.spec.memory.expert_tier
+    cache = units = None
+    if key is not None:
         if policies.expert_cache is None:
             raise experiment.document.error(
-                ("memory", "experts"), f"experts outside {main} need policies.expert_cache, as {{name: lru,"
+                key, f"experts outside {main} need policies.expert_cache, as {{name: lru,"
                 " slots: 4}: experts held there for each layer", tier,
             )  # fmt: skip
         cache = EXPERT_CACHES.build(experiment.part("policies", "expert_cache"))
@@ -158,4 +159,5 @@ def _portions(experiment: Experiment, parallel: Parallel | None = None) -> Porti
                 f"{experiment.document.where(('policies', 'units'))}: policies.units: {name} has no PIM unit;"
                 " describe one under system.device.pim"
             )
-    return build_portions(cache, path, units)
+    way = streams.pieces[tier] if streams is not None and key and tier else ()
+    return build_portions(cache, way, units)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.lower.fetching import Access, Caches, Fetches
-from codesign.lower.tiers import Path
+from codesign.lower.tiers import Path, legs, n_legs
 from codesign.policies.expert_cache import ExpertCache
 from codesign.policies.units import Units, UnitTimes
 from ext.iteration import PARTS, Layout
@@ -46,11 +46,11 @@ class Portion:
 
 @dataclass(frozen=True)
 class Portions:
-    """The parts of a plan, and what decides among them."""
+    """The parts of a plan, and what decides among them; `way` is of fetched experts, in pieces."""
 
     parts: tuple[Portion, ...]
     cache: ExpertCache | None
-    path: Path | None
+    way: tuple[Path, ...]
     units: Units | None
 
     @property
@@ -59,14 +59,9 @@ class Portions:
         return sum(part.fetch >= 0 for part in self.parts)
 
     @property
-    def shares_channel(self) -> bool:
-        """Whether a transfer also holds a channel that other devices use: a fetch of its own."""
-        return self.path is not None and self.path.channel is not None
-
-    @property
     def n_fetches(self) -> int:
-        """Fetches before a layer's experts, F: of each device's port, then of the shared channel."""
-        return self.n_transfers * (1 + self.shares_channel)
+        """Fetches before a layer's experts, F: each transfer on the first leg of its way, then the next."""
+        return self.n_transfers * n_legs(self.way)
 
     @property
     def before(self) -> bool:
@@ -99,7 +94,7 @@ class Portions:
         return np.array([[PARTS.index(name) for name in row] for row in rows], dtype=np.int32)
 
 
-def build_portions(cache: ExpertCache | None, path: Path | None, units: Units | None) -> Portions:
+def build_portions(cache: ExpertCache | None, way: tuple[Path, ...], units: Units | None) -> Portions:
     """List the parts: resident, prefetched, fetched in chunks, on PIM."""
     parts = [Portion("resident", "compute")]
     if cache is not None:
@@ -109,7 +104,7 @@ def build_portions(cache: ExpertCache | None, path: Path | None, units: Units | 
         parts += [Portion(f"fetched {i}", "compute", first + i) for i in range(cache.chunks)]
     if units is not None:
         parts.append(Portion("pim", "pim"))
-    return Portions(tuple(parts), cache, path, units)
+    return Portions(tuple(parts), cache, way, units)
 
 
 class Assigner:
@@ -175,9 +170,6 @@ class Assigner:
 
     def _send(self, iteration: Any, g: int, fetch: int, used: Access, unused: Access | None = None) -> None:
         """Put the used experts into the portion of a fetch, and work out its seconds."""
-        path = self.portions.path
-        if path is None:
-            return
         portion = next(i for i, part in enumerate(self.portions.parts) if part.fetch == fetch)
         iteration.portion[used] = portion
         calls = np.bincount(used[0], minlength=self.layout.n_layers)
@@ -187,9 +179,8 @@ class Assigner:
             moved += np.bincount(unused[0], self.expert_bytes[unused], minlength=self.layout.n_layers)
         for m in np.flatnonzero(calls):
             count = float(moved[m])
-            iteration.fetch_s[m, g, fetch] = path.seconds(count, int(calls[m]))
-            if path.channel is not None:
-                iteration.fetch_s[m, g, fetch + self.portions.n_transfers, 0] = path.channel_s(count)
+            for i, seconds in enumerate(legs(self.portions.way, count, int(calls[m]))):
+                iteration.fetch_s[m, g, fetch + i * self.portions.n_transfers] = seconds
             self.fetched_bytes += count
 
     def _place(self, iteration: Any, units: Units) -> None:

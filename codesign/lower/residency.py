@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from codesign.lower.tiers import sharers, tiers_of
 from codesign.policies.expert_cache import ExpertCache, Ring
 from hwmodels.spec import System
 from workloads.models import Layer, Model, MoE
+
+if TYPE_CHECKING:
+    from codesign.lower.streams import Streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,7 @@ def residency(
     batch_tokens: int,
     cache: ExpertCache | None = None,
     stored: StoredExperts | None = None,
+    streams: Streams | None = None,
 ) -> Residency:
     """Work out what the fullest device holds.
 
@@ -80,6 +85,7 @@ def residency(
     ----------
     cache : ExpertCache   what is held of experts that live in another tier; None: all experts live here
     stored : StoredExperts    where experts are not all of one size
+    streams : Streams     other weights that live in another tier, and the slots that they pass through
     batch_tokens : int    the most tokens of a data group in one iteration: what activations are sized for
 
     Raises
@@ -90,10 +96,11 @@ def residency(
     usable = tier.capacity * memory.utilization
     stages = stage_layers(len(model.layers), parallel.pipeline)
     weights = max(
-        _stage_bytes(model, parallel, precision, stages, s, cache, stored) for s in range(parallel.pipeline)
+        _stage_bytes(model, parallel, precision, stages, s, cache, stored, streams)
+        for s in range(parallel.pipeline)
     )
-    if cache is not None:
-        _check_tier(model, system, parallel, precision, memory, stored)
+    experts = _experts_bytes(model, parallel, precision, stored) if cache is not None else 0.0
+    _check_tiers(model, system, parallel, memory, experts, streams)
     activations = _activation_bytes(model, parallel, precision, batch_tokens)
     left = usable - weights - activations
     if left <= 0:
@@ -120,6 +127,7 @@ def _stage_bytes(
     stage: int,
     cache: ExpertCache | None,
     stored: StoredExperts | None,
+    streams: Streams | None,
 ) -> float:
     layers = [model.layers[i] for i in stages[stage]]
     hidden = model.hidden_size
@@ -135,29 +143,41 @@ def _stage_bytes(
             total += _cached_bytes(layers, parallel, cache, sizes)
         elif stored is not None:
             total += stored.of_layers(first, count)
-    ends = model.embedding_parameters if stage == 0 else 0
-    if stage == parallel.pipeline - 1:
-        ends += (
-            model.lm_head_parameters
-            if stage == 0 or not model.tied_embeddings
-            else model.embedding_parameters
-        )
-    return total + (ends + model.other_parameters) / parallel.tensor * precision.embedding_bytes
+    ends = end_bytes(model, parallel, precision, stage, parallel.pipeline)
+    return total + sum(ends.values()) - (streams.held_less(stage) if streams else 0.0)
 
 
 def layer_bytes(layer: Layer, hidden: int, parallel: Parallel, precision: Precision) -> float:
     """Return the bytes of one layer's weights on one rank."""
-    t = parallel.tensor
+    return sum(parts_of_layer(layer, hidden, parallel, precision).values())
+
+
+def parts_of_layer(layer: Layer, hidden: int, parallel: Parallel, precision: Precision) -> dict[str, float]:
+    """Return the bytes of one layer's weights on one rank, by what they are for."""
+    t, size = parallel.tensor, precision.dense_bytes
     attention = layer.attention_parameters(hidden) + layer.norm_parameters(hidden)
-    total = attention / t * precision.dense_bytes
+    parts = {"attention": attention / t * size}
     if layer.dense:
-        total += layer.dense.parameters(hidden) / t * precision.dense_bytes
+        parts["dense"] = layer.dense.parameters(hidden) / t * size
     if layer.moe:
-        moe = layer.moe
-        total += _routed_bytes(layer, hidden, parallel, precision)
-        beside = moe.shared_parameters(hidden) / t + moe.router_parameters(hidden)
-        total += beside * precision.dense_bytes
-    return total
+        parts["experts"] = _routed_bytes(layer, hidden, parallel, precision)
+        parts["shared"] = layer.moe.shared_parameters(hidden) / t * size
+        parts["router"] = layer.moe.router_parameters(hidden) * size
+    return parts
+
+
+def end_bytes(
+    model: Model, parallel: Parallel, precision: Precision, stage: int, stages: int
+) -> dict[str, float]:
+    """Return the bytes of what a stage holds beside its layers, on one rank.
+
+    A head that is tied to the embedding is stored once more only where the two stand in different stages.
+    """
+    first, last = stage == 0, stage == stages - 1
+    head = model.lm_head_parameters if first or not model.tied_embeddings else model.embedding_parameters
+    counts = {"embedding": model.embedding_parameters * first, "head": head * last}
+    counts["other"] = model.other_parameters
+    return {part: count / parallel.tensor * precision.embedding_bytes for part, count in counts.items()}
 
 
 def expert_bytes(moe: MoE, hidden: int, parallel: Parallel, precision: Precision) -> float:
@@ -185,21 +205,48 @@ def _cached_bytes(layers: list[Layer], parallel: Parallel, cache: ExpertCache, s
     return held + cache.buffers * max(sizes)
 
 
-def _check_tier(
-    model: Model, system: System, parallel: Parallel, precision: Precision, memory: MemorySpec,
-    stored: StoredExperts | None,
-) -> None:  # fmt: skip
-    """Refuse experts that do not fit the tier in which they are to live."""
-    tier = tiers_of(system)[memory.experts or system.device.main_memory]
-    layers = sum(_routed_bytes(layer, model.hidden_size, parallel, precision) for layer in model.layers)
+def _experts_bytes(
+    model: Model, parallel: Parallel, precision: Precision, stored: StoredExperts | None
+) -> float:
+    """Return the bytes of all routed experts on a rank of each stage together."""
     if stored is not None:
-        layers = stored.of_layers(0, len(stored.groups))
-    need = layers / parallel.pipeline * min(sharers(system, tier), parallel.devices)
-    if need > tier.capacity:
-        raise CapacityError(
-            f"{model.name} does not fit: its experts need {_gb(need)} of {memory.experts}, which has"
-            f" {_gb(tier.capacity)}: use fewer bits (precision.weights), more nodes, or a larger tier"
-        )
+        return stored.of_layers(0, len(stored.groups))
+    return sum(_routed_bytes(layer, model.hidden_size, parallel, precision) for layer in model.layers)
+
+
+def _check_tiers(
+    model: Model, system: System, parallel: Parallel, memory: MemorySpec, experts: float,
+    streams: Streams | None,
+) -> None:  # fmt: skip
+    """Refuse weights that do not fit the tier in which they are to live."""
+    for name, need in stored_in_tiers(system, parallel, memory, experts, streams).items():
+        tier = tiers_of(system)[name]
+        if need > tier.capacity:
+            what = "experts" if streams is None or not streams.stored(name) else "weights"
+            raise CapacityError(
+                f"{model.name} does not fit: its {what} need {_gb(need)} of {name}, which has"
+                f" {_gb(tier.capacity)}: use fewer bits (precision.weights), more nodes, or a larger tier"
+            )
+
+
+def stored_in_tiers(
+    system: System, parallel: Parallel, memory: MemorySpec, experts: float, streams: Streams | None
+) -> dict[str, float]:
+    """Return the bytes of weights that an engine keeps in one instance of each other tier, by its name.
+
+    Devices that share a tier keep their own experts there; of what all data groups have in common, one copy.
+    """
+    found: dict[str, float] = {}
+    tiers = tiers_of(system)
+    if experts:
+        name = memory.expert_tier or system.device.main_memory
+        devices = min(sharers(system, tiers[name]), parallel.devices)
+        found[name] = experts / parallel.pipeline * devices
+    for name in streams.pieces if streams else ():
+        devices = min(sharers(system, tiers[name]), parallel.tensor * parallel.pipeline)
+        stored = streams.stored(name) if streams else 0.0
+        found[name] = found.get(name, 0.0) + stored / parallel.pipeline * devices
+    return found
 
 
 def _activation_bytes(model: Model, parallel: Parallel, precision: Precision, tokens: int) -> float:

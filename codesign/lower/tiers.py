@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from codesign.base.errors import unknown_name
@@ -26,10 +26,11 @@ class Channel:
 
 @dataclass(frozen=True)
 class Path:
-    """The hops from a tier to a device's main memory.
+    """The hops from a tier to a device's main memory, or some of them.
 
     A transfer is as fast as the slowest hop when it is alone, and each call pays every hop's latency; it
-    moves whole granules of the source.  `channel` is the slowest of the hops that devices share.
+    moves whole granules of the source.  It holds a port of its device, and `channel`, the slowest of the hops
+    that devices share.
     """
 
     source: str
@@ -38,6 +39,8 @@ class Path:
     granularity_bytes: float
     energy_j_per_byte: float
     channel: Channel | None = None
+    hops: tuple[Channel, ...] = ()  # in order; one sharer: each device has its own
+    port: str = "copy"
 
     def seen_by(self, parallel: Parallel) -> Path:
         """Return the path of one engine's devices.
@@ -51,7 +54,7 @@ class Path:
         engines = max(1, min(sharers // parallel.devices, parallel.replicas))
         rate = self.channel.bytes_per_s / engines
         port, behind = min(self.bytes_per_s, rate), min(sharers, parallel.devices)
-        channel = Channel(self.channel.name, rate, sharers) if behind * port > rate else None
+        channel = replace(self.channel, bytes_per_s=rate, sharers=sharers) if behind * port > rate else None
         return replace(self, bytes_per_s=port, channel=channel if behind > 1 else None)
 
     def faster(self, speed: Mapping[str, float]) -> Path:
@@ -78,6 +81,77 @@ class Path:
         return self.moved(count) / self.channel.bytes_per_s if self.channel else 0.0
 
 
+def legs(pieces: Sequence[Path], count: float, calls: int) -> Iterator[tuple[float, float]]:
+    """Give (seconds of bandwidth, of latency) for all that a transfer over some pieces holds at once.
+
+    For each piece: the device's port, then the channel behind it, if devices share one.
+    """
+    for piece in pieces:
+        yield piece.seconds(count, calls)
+        if piece.channel is not None:
+            yield piece.channel_s(count), 0.0
+
+
+def n_legs(pieces: Sequence[Path]) -> int:
+    """Count what a transfer over some pieces holds at once."""
+    return sum(1 + (piece.channel is not None) for piece in pieces)
+
+
+def apart(paths: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
+    """Cut paths where they meet and part, by their names.
+
+    Hops that the same paths use are one piece, as fast as the slowest of them, with a port of its own name;
+    bytes pass all pieces of their path at once, and meet those of other paths where they share one.  A piece
+    that its paths together cannot fill is left out.
+
+    Law: a single path is one piece, itself; alone, a transfer over the pieces takes what the path takes.
+    """
+    if len(paths) == 1:
+        return {name: (path,) for name, path in paths.items()}
+    users: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        for hop in path.hops:
+            users.setdefault(hop.name, set()).add(name)
+    groups: dict[frozenset[str], list[Channel]] = {}
+    for hop in {hop.name: hop for path in paths.values() for hop in path.hops}.values():
+        groups.setdefault(frozenset(users[hop.name]), []).append(hop)
+    kept = {who: hops for who, hops in groups.items() if _can_be_filled(who, hops, paths)}
+    return {
+        name: _pieces(path, [hops for who, hops in kept.items() if name in who])
+        for name, path in paths.items()
+    }
+
+
+def _can_be_filled(names: frozenset[str], hops: Sequence[Channel], paths: Mapping[str, Path]) -> bool:
+    """Tell whether what else is on the way of these paths lets more come than these hops let through."""
+    here = {hop.name for hop in hops}
+    rates = [[hop.bytes_per_s for hop in paths[name].hops if hop.name not in here] for name in names]
+    arriving = sum(min(rate, default=float("inf")) for rate in rates)
+    return arriving > min(hop.bytes_per_s / hop.sharers for hop in hops)
+
+
+def _pieces(path: Path, groups: Sequence[Sequence[Channel]]) -> tuple[Path, ...]:
+    """Return a path's own rates over groups of its hops; a call's latency is paid on the first."""
+    found: list[Path] = []
+    for group in groups:
+        names = {hop.name for hop in group}
+        hops = tuple(hop for hop in path.hops if hop.name in names)
+        rate, channel = _bottlenecks(hops)
+        port = min(group, key=lambda hop: hop.bytes_per_s).name
+        latency_s = 0.0 if found else path.latency_s
+        found.append(
+            replace(path, bytes_per_s=rate, channel=channel, hops=hops, latency_s=latency_s, port=port)
+        )
+    return tuple(found)
+
+
+def _bottlenecks(hops: Sequence[Channel]) -> tuple[float, Channel | None]:
+    """Return the rate of one transfer alone, and the hop that binds the devices together."""
+    shared = (hop for hop in hops if hop.sharers > 1)
+    channel = min(shared, key=lambda hop: hop.bytes_per_s / hop.sharers, default=None)
+    return min(hop.bytes_per_s for hop in hops), channel
+
+
 def tiers_of(system: System) -> dict[str, MemoryTier]:
     """Return all tiers that a device can reach, by name: its own, then its host's."""
     return {**system.host.memory, **system.device.memory}
@@ -93,19 +167,35 @@ def find_path(system: System, source: str, where: str = "") -> Path:
     tiers, main = tiers_of(system), system.device.main_memory
     if source not in tiers:
         raise unknown_name("memory tier", source, tiers, where)
-    hops = _hops(system, source, main)
-    if hops is None:
+    links = _hops(system, source, main)
+    if links is None:
         reachable = [name for name in tiers if name != main and _hops(system, name, main)]
         raise unknown_name(f"way to {main}: no link leads there from", source, reachable, where)
     tier = tiers[source]
-    parts: list[MemoryTier | Dma] = [tier, *hops]
-    rates = [part.bandwidth * part.efficiency for part in parts]
-    common = [(rate, sharers(system, part)) for rate, part in zip(rates, parts, strict=True)]
-    channels = [Channel(source, rate, n) for rate, n in common if n > 1]
-    slowest = min(channels, key=lambda channel: channel.bytes_per_s / channel.sharers, default=None)
-    energy = tier.energy_per_byte + tiers[main].energy_per_byte + sum(hop.energy_per_byte for hop in hops)
-    latency = tier.latency + sum(hop.latency for hop in hops)
-    return Path(source, min(rates), latency, tier.granularity or 0.0, energy, slowest)
+    hops = [Channel(source, tier.bandwidth * tier.efficiency, sharers(system, tier))]
+    for link in links:
+        name = f"{link.source}>{link.target}"
+        hops.append(Channel(name, link.bandwidth * link.efficiency, sharers(system, link)))
+    rate, channel = _bottlenecks(hops)
+    energy = tier.energy_per_byte + tiers[main].energy_per_byte + sum(link.energy_per_byte for link in links)
+    latency = tier.latency + sum(link.latency for link in links)
+    return Path(source, rate, latency, tier.granularity or 0.0, energy, channel, tuple(hops))
+
+
+def find_way_back(system: System, target: str, where: str = "") -> Path:
+    """Return the way from main memory to a tier: the same links in their other direction, its writes.
+
+    A memory reads and writes over one controller; a link carries both directions at once.
+    """
+    path, tier = find_path(system, target, where), tiers_of(system)[target]
+    share = (tier.write_bandwidth or tier.bandwidth) / tier.bandwidth
+    first, *links = path.hops
+    hops = [replace(first, bytes_per_s=first.bytes_per_s * share)]
+    for hop in links:
+        ends = hop.name.split(">")
+        hops.append(replace(hop, name=f"{ends[1]}>{ends[0]}"))
+    rate, channel = _bottlenecks(hops)
+    return replace(path, bytes_per_s=rate, channel=channel, hops=tuple(hops), port="store")
 
 
 def sharers(system: System, part: MemoryTier | Dma) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from codesign.lower.machine import COUNTERS
+from codesign.lower.operators import Transfer
 from ext.iteration import TALLY
 from hwmodels.energy import active_power_w, facility_energy_j, idle_power_w
 from hwmodels.money import usd_per_million_tokens, usd_per_s, with_pool
@@ -45,6 +46,26 @@ def _counters_of(part: Part) -> dict[str, float]:
     return total
 
 
+def moved_bytes(part: Part) -> dict[Transfer, float]:
+    """Return the bytes that all devices moved between tiers."""
+    found = dict(part.costs.moved_bytes)
+    if part.plan.portions.way:
+        moved = sum(a.fetched_bytes for a in part.assigners) * part.plan.parallel.expert_tensor
+        found[Transfer(part.plan.portions.way[0].source, "experts")] = moved
+    return found
+
+
+def _fetch_j(cluster: Cluster) -> float:
+    """Return the joules of all transfers between tiers, each by its own way."""
+    joules = sum(store.fetch_j for store in cluster.stores)
+    for part in cluster.parts:
+        paths = part.plan.streams.paths
+        joules += sum(
+            count * paths[moved.tier].energy_j_per_byte for moved, count in moved_bytes(part).items()
+        )
+    return joules
+
+
 def energy_and_cost(
     experiment: Experiment,
     cluster: Cluster,
@@ -59,9 +80,9 @@ def energy_and_cost(
     plan, system = cluster.plan, experiment.system
     devices = plan.parallel.devices * plan.parallel.replicas
     counted = counters(cluster)
-    joules = plan.machine.dynamic_j(counted, plan.precision.activations, plan.portions.path)
-    if cluster.stores:
-        joules["fetch"] = sum(store.fetch_j for store in cluster.stores)
+    joules = plan.machine.dynamic_j(counted, plan.precision.activations)
+    if plan.streams.paths or cluster.stores:
+        joules["fetch"] = _fetch_j(cluster)
     busy_s = attribution.busy_s / len(cluster.lanes)
     joules["active"] = active_power_w(system.device) * devices * busy_s
     joules["idle"] = idle_power_w(system, devices) * simulated_s

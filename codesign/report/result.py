@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.explain.attribution import attribute
-from codesign.report.power import energy_and_cost
+from codesign.report.power import energy_and_cost, moved_bytes
 from codesign.report.provenance import provenance
 from codesign.report.summary import summarise
 from codesign.serve.cluster import REQUEST_COLUMNS
@@ -109,6 +109,7 @@ def collect(
             "precision": plan.precision.to_dict(),
             "experts": _experts(cluster),
             "expert_cache": _cache(cluster),
+            "tiers": _tiers(cluster),
             "cycle_against_event": _fidelity_gaps(cluster),
             "prefix_cache": _prefixes(cluster),
             "composition": _composition(cluster),
@@ -200,6 +201,17 @@ def _cache(cluster: Cluster) -> dict[str, float] | None:
         "fetched_bytes": sum(assigner.fetched_bytes for assigner in cluster.assigners),
         "wasted_bytes": sum(assigner.wasted_bytes for assigner in cluster.assigners),
     }
+
+
+def _tiers(cluster: Cluster) -> dict[str, dict[str, float]] | None:
+    """Return the bytes that all devices read from each other tier, and wrote there, by what they are of."""
+    found: dict[str, dict[str, float]] = {}
+    for part in cluster.parts:
+        for moved, count in moved_bytes(part).items():
+            tier = found.setdefault(moved.tier, {})
+            key = f"{moved.content}_{'written' if moved.written else 'read'}_bytes"
+            tier[key] = tier.get(key, 0.0) + count
+    return found or None
 
 
 def _fidelity_gaps(cluster: Cluster) -> list[dict[str, Any]] | None:

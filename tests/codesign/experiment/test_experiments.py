@@ -99,7 +99,14 @@ def test_the_hash_depends_on_what_is_said_not_on_order():
 
 
 @pytest.mark.parametrize(
-    "example", ["mixtral-dgx-h100", "deepseek-v3-two-nodes", "gpt-oss-120b-one-gpu", "llama-3.1-70b-dense"]
+    "example",
+    [
+        "mixtral-dgx-h100",
+        "deepseek-v3-two-nodes",
+        "gpt-oss-120b-one-gpu",
+        "llama-3.1-70b-dense",
+        "llama-70b-desktop",
+    ],
 )
 def test_every_example_runs(example):
     result = codesign.simulate(f"examples/{example}.yaml", {"workload.requests.count": 12})
