@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from workloads.routing.blocks import Block
-    from workloads.routing.files import RoutingTrace
     from workloads.routing.fits import Fit
+    from workloads.routing.trace import Block, RoutingTrace
 
 F = TypeVar("F", bound=Callable[..., Any])
 PLACE = click.Path(path_type=Path)
@@ -47,29 +46,16 @@ def routing() -> None:
 @_as_json
 def stats(file: Path, experts: int | None, layers: int | None, top_k: int | None, as_json: bool) -> None:
     """Tell what hardware sees of the routing in FILE (.npz, .parquet or a JSON-lines log)."""
-    from workloads.routing.stats import routing_stats, stream_stats
+    from workloads.routing.stats import routing_stats
 
-    own = file.suffix != ".jsonl" and _is_own(file)
-    trace = None if own else _read(file, experts, layers, top_k)
-    found = stream_stats(file) if trace is None else routing_stats(trace)
+    trace = _read(file, experts, layers, top_k)
+    found = routing_stats(trace)
     _say_notes(trace)
     if as_json:
         click.echo(json.dumps(found))
         return
     for line in _stats_lines(found):
         click.echo(line)
-
-
-def _is_own(file: Path) -> bool:
-    """Return whether a file has our header, so that it can be read block by block."""
-    from codesign.base.errors import ConfigError
-    from workloads.routing.blocks import read_blocks
-
-    try:
-        read_blocks(file)
-    except ConfigError:
-        return False
-    return True
 
 
 def _read(file: Path, experts: int | None, layers: int | None, top_k: int | None) -> RoutingTrace:
@@ -84,8 +70,8 @@ def _read(file: Path, experts: int | None, layers: int | None, top_k: int | None
     return drop_warm_up(read_trace(file))
 
 
-def _say_notes(trace: RoutingTrace | None) -> None:
-    for note in trace.notes if trace is not None else ():
+def _say_notes(trace: RoutingTrace) -> None:
+    for note in trace.notes:
         click.echo(f"note: {note}", err=True)
 
 
@@ -197,9 +183,9 @@ def _progress(length: int, label: str) -> Any:
 @_as_json
 def generate(fit: str, tokens: int, output: Path, seed: int, as_json: bool) -> None:
     """Draw a routing stream from FIT: a fit file, or the name of a fit that ships with the package."""
-    from workloads.routing.blocks import write_blocks
     from workloads.routing.generate import generate as drawn
     from workloads.routing.generate import header_of
+    from workloads.routing.writing import write_blocks
 
     source = _fit_named(fit)
     with _progress(tokens, "drawing") as bar:

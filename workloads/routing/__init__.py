@@ -6,7 +6,7 @@ from workloads.routing import replay as _replay
 from workloads.routing import routed as _routed
 from workloads.routing import synthetic as _synthetic
 from workloads.routing.build import build_routing, read_generator
-from workloads.routing.files import RoutingTrace, read_trace, write_trace
+from workloads.routing.files import read_trace, write_trace
 from workloads.routing.stream import (
     GENERATORS,
     RoutingGenerator,
@@ -14,6 +14,7 @@ from workloads.routing.stream import (
     RoutingStream,
     set_domain,
 )
+from workloads.routing.trace import RoutingTrace
 
 __all__ = [
     "GENERATORS",

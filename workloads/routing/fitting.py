@@ -17,11 +17,13 @@ import numpy.typing as npt
 from codesign.base.errors import ConfigError
 from codesign.base.random import stream_key
 from ext.routing import iid_kernels
-from workloads.routing.files import RoutingTrace
 from workloads.routing.fits import Fit
 from workloads.routing.latent import Float32, LatentModel, LatentStream, LayerLaw
 from workloads.routing.moments import NAMES, Sample, moments, sample_of
+from workloads.routing.popularity import log_shares
 from workloads.routing.stream import FloatArray, Int16Array
+from workloads.routing.tables import Rows
+from workloads.routing.trace import RoutingTrace
 
 # of a layer, as the steps see them: logs of deviations and gain, logits of the rest, log scale of popularity
 DECAY = 0.7  # weight of each next slot where the pull matrices are estimated
@@ -44,6 +46,7 @@ _MOMENT_ERROR = 0.008
 _WORK = 60e6  # experts x layers x tokens that one simulation may draw
 _SMALL = 25e6  # of the same: balances popularity twice before each slope is taken
 _PULL_WORK = 1.2e10  # tokens x layers x experts squared that the pull matrices are estimated from
+_PULL_TOKENS = 500_000  # and tokens: more would say little more, and need the memory
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,18 @@ class FitReport:
 
 def log_popularity(sample: Sample) -> Float32:
     """Return the log share of each expert of each layer, centred; float32 (L, E)."""
-    counts = iid_kernels().counts(np.ascontiguousarray(sample.ids), sample.n_experts) + 0.5
-    logs = np.log(counts / counts.sum(axis=1, keepdims=True))
-    return np.asarray(logs - logs.mean(axis=1, keepdims=True), np.float32)
+    counts = iid_kernels().counts(np.ascontiguousarray(sample.ids), sample.n_experts)
+    return log_shares(counts).astype(np.float32)
+
+
+def counts_of(trace: RoutingTrace) -> npt.NDArray[np.int64]:
+    """Return the tokens of each expert of each layer, int64 (L, E); refuse a trace with unused slots."""
+    counts = np.zeros((trace.experts.shape[1], trace.n_experts), np.int64)
+    for block in trace.blocks():
+        counts += iid_kernels().counts(block.experts, trace.n_experts)
+    if counts.sum() < trace.experts.size:
+        raise ConfigError("the trace has unused slots (-1); only a fixed top-k can be fitted")
+    return counts
 
 
 def weighted(ids: Int16Array, n_experts: int, decay: float) -> Float32:
@@ -234,13 +246,16 @@ def fit_trace(
     ------
     ConfigError   the trace has unused slots, or too few tokens
     """
-    whole, trace = trace, _reduced(trace)
-    _, n_layers, top_k = trace.experts.shape
+    tokens, n_layers, top_k = trace.experts.shape
+    if tokens < 1000:
+        raise ConfigError(f"the trace has {tokens} tokens; a fit needs at least 1000")
     start = laws_of(np.tile(START, (n_layers, 1)))
+    popularity = log_shares(counts_of(trace)).astype(np.float32)
     model = LatentModel(
-        start, log_popularity(sample_of(whole)), pull_matrices(_spread(whole)), top_k,
+        start, popularity, pull_matrices(_spread(trace)), top_k,
         max(1, len(trace.domain_names)), n_group, topk_group, scoring,
     )  # fmt: skip
+    trace = _reduced(trace)
     work = len(trace.experts) * n_layers * trace.n_experts
     fitter = Fitter(trace, model, seed, int(np.clip(_WORK // work, 2, 4)))
     fitter.balance((1.6,) * 5)
@@ -267,12 +282,8 @@ def _report(fitter: Fitter, iterations: int) -> FitReport:
 
 
 def _reduced(trace: RoutingTrace) -> RoutingTrace:
-    """Refuse what cannot be fitted; of a long trace take whole sequences spread over it."""
+    """Take whole sequences spread over a long trace, as many tokens as a simulation may draw."""
     tokens, n_layers, _ = trace.experts.shape
-    if (trace.experts < 0).any():
-        raise ConfigError("the trace has unused slots (-1); only a fixed top-k can be fitted")
-    if tokens < 1000:
-        raise ConfigError(f"the trace has {tokens} tokens; a fit needs at least 1000")
     most = max(int(_WORK // (n_layers * trace.n_experts)), 4000)
     if tokens <= most:
         return trace
@@ -281,15 +292,15 @@ def _reduced(trace: RoutingTrace) -> RoutingTrace:
         return trace.select(np.arange(0, len(trace.lengths), every))
     keep: npt.NDArray[np.int64] = np.minimum(trace.lengths, max(most // max(len(trace.lengths), 1), 200))
     rows = np.concatenate([np.arange(a, a + n) for a, n in zip(trace.offsets[:-1], keep, strict=True)])
-    offsets = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
-    return replace(trace, experts=trace.experts[rows], offsets=offsets)
+    return trace.take(rows, np.concatenate([[0], np.cumsum(keep)]).astype(np.int64), trace.domains)
 
 
 def _spread(trace: RoutingTrace) -> Sample:
     """Return tokens spread over a trace, as many as pull matrices are estimated from in some minutes."""
     tokens, n_layers, _ = trace.experts.shape
-    step = int(np.ceil(tokens * n_layers * trace.n_experts**2 / _PULL_WORK))
-    return replace(sample_of(trace), ids=trace.experts[::step])
+    most = min(_PULL_WORK / (n_layers * trace.n_experts**2), _PULL_TOKENS)
+    ids = Rows(trace.experts).take(np.arange(0, tokens, max(int(np.ceil(tokens / most)), 1)))
+    return Sample(ids.astype(np.int16), trace.offsets, trace.domains, trace.n_experts)
 
 
 def fit_of_trace(trace: RoutingTrace, source: str, *, name: str = "", **settings: Any) -> Fit:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from codesign.base.random import stream
-from workloads.routing.blocks import Block, Header
 from workloads.routing.fits import Fit
 from workloads.routing.latent import LatentStream
+from workloads.routing.trace import Block, Header
 
 _BLOCK_IDS = 4 * 2**20
 

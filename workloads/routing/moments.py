@@ -8,7 +8,6 @@ import numpy as np
 
 from ext.cache import StackDistances
 from ext.routing import iid_kernels
-from workloads.routing.files import RoutingTrace
 from workloads.routing.measures import (
     halves,
     indicator,
@@ -19,6 +18,7 @@ from workloads.routing.measures import (
 )
 from workloads.routing.popularity import gini
 from workloads.routing.stream import FloatArray, Int16Array, IntArray
+from workloads.routing.trace import RoutingTrace
 
 LAGS = (1, 2, 4, 8, 16, 32, 64, 128)
 NAMES = (
@@ -46,8 +46,8 @@ class Sample:
 
 
 def sample_of(trace: RoutingTrace) -> Sample:
-    """Return the sample that a trace holds."""
-    return Sample(trace.experts, trace.offsets, trace.domains, trace.n_experts)
+    """Return the sample that a short trace holds, in memory."""
+    return Sample(trace.experts.astype(np.int16), trace.offsets, trace.domains, trace.n_experts)
 
 
 def moments(sample: Sample) -> FloatArray:

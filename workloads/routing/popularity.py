@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BeforeValidator, Field, model_validator
 
 from codesign.base.document import Strict
@@ -78,6 +79,12 @@ def gini(values: FloatArray) -> float:
     if n == 0 or total <= 0:
         return 0.0
     return float(((2 * np.arange(1, n + 1) - n - 1) * ordered).sum() / (n * total))
+
+
+def log_shares(counts: npt.NDArray[np.integer]) -> FloatArray:
+    """Return centred log shares of the last axis, with half a count added."""
+    logs = np.log(counts + 0.5)
+    return np.asarray(logs - logs.mean(axis=-1, keepdims=True))
 
 
 def zipf_of_gini(wanted: float, n_experts: int, top_k: int) -> float:

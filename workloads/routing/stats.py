@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codesign.base.errors import ConfigError
 from ext.cache import StackDistances, hit_counts
 from ext.routing import iid_kernels
-from workloads.routing.blocks import read_blocks
-from workloads.routing.files import RoutingTrace
 from workloads.routing.measures import (
     BATCHES,
     LAGS,
@@ -24,6 +20,7 @@ from workloads.routing.measures import (
 )
 from workloads.routing.popularity import gini
 from workloads.routing.stream import Int16Array, IntArray
+from workloads.routing.trace import RoutingTrace
 
 CACHE_SHARES = (0.25, 0.5, 0.75)
 _KEPT_IDS = 24 * 2**20  # ids (2 bytes each) kept for what needs the whole stream: Belady and affinity
@@ -150,16 +147,6 @@ def _mean_ratio(hits: IntArray, accesses: IntArray) -> float:
 def routing_stats(trace: RoutingTrace) -> dict[str, Any]:
     """Return the statistics of a recorded or generated trace (see `RoutingStats`)."""
     stats = RoutingStats(trace.experts.shape[1], trace.n_experts, trace.experts.shape[2])
-    stats.add(trace.experts, np.repeat(np.arange(len(trace.lengths)), trace.lengths))
-    return stats.summary()
-
-
-def stream_stats(path: str | Path) -> dict[str, Any]:
-    """Return the statistics of a file of our own, read block by block in bounded memory."""
-    header, blocks = read_blocks(path)
-    stats = RoutingStats(len(header.layer_ids), header.n_experts, header.top_k)
-    for block in blocks:
+    for block in trace.blocks():
         stats.add(block.experts, block.sequence)
-    if stats.tokens == 0:
-        raise ConfigError(f"{path}: holds no tokens")
     return stats.summary()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,10 @@ import numpy.typing as npt
 from codesign.base.errors import ConfigError, read_text
 from codesign.base.random import stream
 from ext.routing import iid_kernels
-from workloads.routing.files import read_npz_arrays
 from workloads.routing.fits import Fit, adapt_fit
 from workloads.routing.latent import Float32, LatentModel, LatentStream, LayerLaw
+from workloads.routing.popularity import log_shares
+from workloads.routing.sources import NpzSource
 from workloads.routing.stream import FloatArray, Int16Array, RoutingShape
 
 _TOKENS, _SEQUENCES = 8, 320  # of each simulated sequence; per domain: enough that requests average out
@@ -54,7 +56,7 @@ def is_histogram(path: str | Path) -> bool:
         return True
     if place.suffix != ".npz" or not place.is_file():
         return False
-    held = read_npz_arrays(place)
+    held = NpzSource(place).names
     return "experts" not in held and any(name in held for name in ("counts", "expert_counts"))
 
 
@@ -71,7 +73,7 @@ def read_histogram(path: str | Path, n_layers: int | None = None) -> Histogram:
     ConfigError   no counts, of another shape, negative, or a layer without any
     """
     place = Path(path)
-    held = _read_csv(place) if place.suffix == ".csv" else read_npz_arrays(place)
+    held = _read_csv(place) if place.suffix == ".csv" else _read_npz(place)
     counts = held.get("counts", held.get("expert_counts"))
     if counts is None or counts.ndim != 3 or counts.dtype.kind not in "iu":
         raise ConfigError(f"{place}: has no whole numbers 'counts' [domains, layers, experts]")
@@ -86,6 +88,11 @@ def read_histogram(path: str | Path, n_layers: int | None = None) -> Histogram:
     return Histogram(
         counts.astype(np.int64), tuple(int(i) for i in layers), tuple(str(n) for n in names), place.name
     )
+
+
+def _read_npz(place: Path) -> dict[str, npt.NDArray[Any]]:
+    source = NpzSource(place)
+    return {name: source.read(name) for name in source.names}
 
 
 def _read_csv(place: Path) -> dict[str, npt.NDArray[np.int64]]:
@@ -105,12 +112,6 @@ def _read_csv(place: Path) -> dict[str, npt.NDArray[np.int64]]:
     counts = np.zeros((1, len(layers), int(table[:, 1].max()) + 1), np.int64)
     np.add.at(counts[0], (at, table[:, 1]), table[:, 2])
     return {"counts": counts, "layer_ids": layers, "names": np.array(["all"])}
-
-
-def log_shares(counts: npt.NDArray[np.int64]) -> FloatArray:
-    """Return centred log shares of the last axis, with half a count added."""
-    logs = np.log(counts + 0.5)
-    return np.asarray(logs - logs.mean(axis=-1, keepdims=True))
 
 
 def domain_spread(counts: npt.NDArray[np.int64]) -> FloatArray:

@@ -8,14 +8,16 @@ import pyarrow
 import pytest
 
 from codesign.base.errors import ConfigError
-from workloads.routing import build_routing, read_trace
-from workloads.routing.blocks import Block, Header, read_blocks, write_blocks
+from workloads.routing import build_routing, read_trace, tables
 from workloads.routing.files import trace_from_arrays
 from workloads.routing.fits import Fit, presets, read_fit, read_preset, write_fit
 from workloads.routing.generate import generate, header_of
 from workloads.routing.latent import LatentModel, LayerLaw
 from workloads.routing.logs import drop_warm_up, read_log
+from workloads.routing.parquet import ParquetSource
+from workloads.routing.trace import Block, Header
 from workloads.routing.transfer import read_histogram
+from workloads.routing.writing import write_blocks
 
 RNG = np.random.default_rng(3)
 IDS = np.argsort(RNG.random((40, 2, 8)), axis=2)[:, :, :3]
@@ -108,13 +110,13 @@ def test_blocks_come_back_as_written_and_as_a_trace(suffix, tmp_path):
     sequence, domain = np.repeat([0, 1], [25, 15]), np.repeat([1, 0], [25, 15])
     cut = [Block(IDS[a:b].astype(np.int16), sequence[a:b], domain[a:b]) for a, b in ((0, 7), (7, 40))]
     write_blocks(path, header, 40, iter(cut))
-    found, blocks = read_blocks(path, tokens=9)
-    rows = list(blocks)
-    assert found == header
+    trace = read_trace(path)
+    rows = list(trace.blocks(tokens=9))
+    assert trace.header == header
     assert len(rows) == 5
     np.testing.assert_array_equal(np.concatenate([b.experts for b in rows]), IDS)
+    np.testing.assert_array_equal(np.concatenate([b.sequence for b in rows]), sequence)
     np.testing.assert_array_equal(np.concatenate([b.domain for b in rows]), domain)
-    trace = read_trace(path)
     np.testing.assert_array_equal(trace.experts, IDS)
     assert (trace.layer_ids, trace.domain_names, trace.model) == ((1, 3), ("x", "y"), "m")
 
@@ -127,7 +129,7 @@ def test_a_truncated_block_file_is_refused(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match=r"t\.npz"):
-        list(read_blocks(path)[1])
+        read_trace(path)
 
 
 def test_a_longer_stream_begins_with_a_shorter_one_and_blocks_change_nothing(monkeypatch):
@@ -213,13 +215,14 @@ def test_a_recorded_expert_distribution_is_a_histogram(tmp_path):
             read_histogram(path)
 
 
-def test_reading_a_longer_parquet_file_takes_no_more_memory(tmp_path):
+def test_reading_a_longer_parquet_file_takes_no_more_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 2**20)
     path, tokens = tmp_path / "long.parquet", 4096
-    ids = np.random.default_rng(1).integers(0, 8, (tokens, 4, 2)).astype(np.int16)
-    one = Block(ids, np.zeros(tokens, np.int64), np.zeros(tokens, np.int64))
-    held = []
+    ids = np.argsort(np.random.default_rng(1).random((tokens, 4, 8)), axis=2)[:, :, :2].astype(np.int16)
+    one, held = Block(ids, np.zeros(tokens, np.int64), np.zeros(tokens, np.int64)), []
     for groups in (40, 160):
         write_blocks(path, Header(8, 2, (0, 1, 2, 3)), tokens * groups, (one for _ in range(groups)))
-        _, blocks = read_blocks(path, tokens)
-        held.append(max(pyarrow.total_allocated_bytes() for _ in blocks))
+        source = ParquetSource(path)
+        held.append(max(pyarrow.total_allocated_bytes() for _ in source.column("experts", tokens)))
+        np.testing.assert_array_equal(read_trace(path).experts[-tokens:], ids)
     assert held[1] <= 1.1 * held[0]
