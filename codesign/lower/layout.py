@@ -134,15 +134,24 @@ def _shape(moe: MoE, model: Model, parallel: Parallel) -> tuple[int, int, bool]:
 def _xpu_row(
     moe: MoE, stored: Format, model: Model, parallel: Parallel, precision: Precision, machine: Machine
 ) -> TableRow:
+    """Return what an expert costs: by the kernel of its type, or by that of wide weights and its decoding."""
+    plain = stored == Format(stored.bits, 8.0 * precision.expert_bytes)
+    weights = precision.experts if plain else _kernel_type(stored, precision)
     shape = _shape(moe, model, parallel)
-    tables = machine.costs.expert_tables(*shape, precision.experts, precision.activations, MAX_TABLE_TOKENS)
+    tables = machine.costs.expert_tables(*shape, weights, precision.activations, MAX_TABLE_TOKENS)
     row = tables.work_of_n, tables.bytes_of_n, coefficients_of(tables)
     whole = stored_values(moe, model, parallel)
-    if stored == Format(stored.bits, 8.0 * precision.expert_bytes):
+    if plain:
         return row
     share = stored.share(moe.latent_size or model.hidden_size, moe.expert.intermediate_size)
-    extra_bytes = whole * (share * stored.stored_bits / 8.0 - precision.expert_bytes)
+    extra_bytes = whole * (share * stored.stored_bits / 8.0 - PRECISION_BYTES[weights])
     return _decoded(_reshaped(row, share, extra_bytes), stored, whole * share, precision, machine)
+
+
+def _kernel_type(stored: Format, precision: Precision) -> str:
+    """Return the weights' type of the kernel that multiplies an expert: wide where they come decoded."""
+    wide = stored.decode is not None or stored.bits >= 8.0 * PRECISION_BYTES[precision.activations]
+    return precision.activations if wide else "int4"
 
 
 def stored_values(moe: MoE, model: Model, parallel: Parallel) -> float:

@@ -63,7 +63,7 @@ class AnalyticalModel:
 
     def _build_tables(self, hidden: int, inter: int, gated: bool, weights: str, activations: str,
                       max_tokens: int) -> ExpertTables:  # fmt: skip
-        section = "moe/fp8" if value_bytes(activations) < 2.0 else "moe/bfloat16"
+        section = _EXPERTS[value_bytes(activations) < 2.0, value_bytes(weights) < 2.0]
         return tables(self.machine, hidden, inter, gated, weights, activations, max_tokens, section)
 
     def attention_prefill(self, query_tokens: int, context_tokens: int, n_heads: int, n_kv_heads: int,
@@ -143,6 +143,10 @@ class AnalyticalModel:
 
 _NOTHING = (0.0,) * 7
 _PREFILL = "attention_prefill/bf16-bf16"
+_EXPERTS = {  # by whether activations, and weights, are narrow; a kernel widens weights as it reads them
+    (False, False): "moe/bfloat16", (False, True): "moe/weight_only",
+    (True, False): "moe/fp8", (True, True): "moe/fp8",
+}  # fmt: skip
 _DECODE = ("attention_decode/bf16", "attention_decode/fp8")  # by whether the cache is narrow
 _MLA_DECODE = ("mla_decode/bf16", "mla_decode/fp8")
 
