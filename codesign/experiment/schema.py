@@ -108,12 +108,13 @@ class MemorySpec(Strict):
     dense: Place = None  # dense feed-forward layers
     shared: Place = None  # shared experts
     embedding: Place = None  # input embedding and output head
+    kv: Place = None  # the KV cache: written there when made, read from there in each step
     ring: RingSpec = RingSpec()
 
     def place(self, content: str) -> PlaceSpec | None:
-        """Return where a kind of weights lives; None: in main memory."""
+        """Return where a kind of weights, or the KV cache, lives; None: in main memory."""
         own: PlaceSpec | None = getattr(self, content)
-        return own or self.weights
+        return own if own or content == "kv" else self.weights
 
     @property
     def expert_tier(self) -> str | None:

@@ -5,7 +5,7 @@
 `precision`     types of weights, activations and caches
 `formats`       how each routed expert is stored: bits, rank, decoding, merging
 `tiers`         the ways from one memory tier to another
-`streams`       weights that live in another tier and come layer by layer
+`streams`       weights and caches that live in another tier and come layer by layer
 `portions`      which part of a group's experts computes where and when
 `residency`     what each device must hold; what is left for the KV cache (`kv`)
 `operators`     layers -> operators of one rank, and what they cost for a number of tokens

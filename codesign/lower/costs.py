@@ -15,6 +15,8 @@ from codesign.lower.kv import View, view_of
 from codesign.lower.machine import COUNTERS
 from codesign.lower.operators import Transfer
 from codesign.lower.plan import Plan
+from codesign.lower.streams import WRITTEN, Kind
+from codesign.lower.tiers import legs
 from ext.iteration import PARTS
 from hwmodels.costs import PARTS as DEVICE_PARTS
 from hwmodels.costs import Cost
@@ -24,7 +26,7 @@ F64 = NDArray[np.float64]
 _N_PARTS, _N_DEVICE = len(PARTS), len(DEVICE_PARTS)
 _ENGINE, _PIM, _LAUNCH = PARTS.index("engine"), PARTS.index("pim_compute"), PARTS.index("launch")
 _FLOP, _BYTES = COUNTERS.index("flop"), COUNTERS.index("memory_bytes")
-_FETCHED = COUNTERS.index("fetched_bytes")
+_FETCH, _FETCHED = PARTS.index("fetch_bandwidth"), COUNTERS.index("fetched_bytes")
 _NETWORK, _SENT = PARTS.index("network_bandwidth"), COUNTERS.index("network_bytes")
 _PIM_FLOP, _PIM_BYTES = COUNTERS.index("pim_flop"), COUNTERS.index("pim_bytes")
 _MEMO_LIMIT = 65536
@@ -67,6 +69,8 @@ class BatchCosts:
         self._fill = self._fill_attention if len(operators.turns) == 1 else self._fill_parts
         if operators.pool is not None:
             self._fill = self._fill_pool
+        if plan.streams.caches():
+            self._fill = self._fill_cached
         self._past = np.zeros(self._n_counters)  # of rows that were forgotten
         self._host = len(operators.classes)  # the host's first row, if it has any
         layers = len(plan.model.layers) / plan.parallel.pipeline
@@ -164,6 +168,33 @@ class BatchCosts:
                     block[back, _NETWORK : _NETWORK + 2] = cost.back
                     for counter, count in zip((_FLOP, _BYTES, _SENT), cost.counted, strict=True):
                         self._attention[counter] += count * self._tasks[attend]
+
+    def _fill_cached(self, block: F64, batch: Batch) -> None:
+        """Fill the rows of attention, and of the caches that it reads from another tier and writes there.
+
+        What was cached before is read, a sequence's part of a layer in one call; new entries are written.
+        """
+        self._fill_attention(block, batch)
+        readers = batch.decodes + batch.singles
+        for attention, _, view in self._attentions:
+            past = [self.views[view].seen(context) - tokens for tokens, context in batch.chunks]
+            entries = sum(max(0, count) for count in past)
+            entries += (batch.entries[view] if readers else 0) - readers
+            each = self.plan.streams.cache_bytes(attention)
+            read = sum(count > 0 for count in past) + readers
+            self._move(block, ("kv", attention), entries * each, read)
+            self._move(block, (WRITTEN, attention), batch.tokens * each, batch.sequences)
+
+    def _move(self, block: F64, kind: Kind, count: float, calls: int) -> None:
+        """Fill the rows of a transfer, and count its bytes."""
+        rows, way = self.plan.streams.rows.get(kind, ()), self.plan.streams.way(kind[0])
+        if not rows or count <= 0:
+            return
+        for row, seconds in zip(rows, legs(way, count, calls), strict=True):
+            block[row, _FETCH : _FETCH + 2] = seconds
+        moved = way[0].moved(count) * self._tasks[rows[0]]
+        self._attention[_FETCHED] += moved
+        self._attention[len(COUNTERS) + self.plan.operators.classes[rows[0]].moves] += moved
 
     def _fill_attention(self, block: F64, batch: Batch, first: int = 0) -> None:
         operators = self.plan.operators

@@ -12,7 +12,7 @@ from codesign.lower.operators import Operators
 from codesign.lower.parallel import Parallel
 from codesign.lower.portions import Portion, Portions
 from codesign.lower.residency import stage_layers
-from codesign.lower.streams import HEAD, Streams
+from codesign.lower.streams import HEAD, WRITTEN, Kind, Streams
 from codesign.lower.tiers import Path, n_legs
 from ext.iteration import KINDS
 from workloads.models import Layer, Model, MoE
@@ -143,7 +143,8 @@ class GraphBuilder:
     def lower_layer(self, layer: Layer) -> None:
         ops = self.operators
         if layer.attention:
-            self.compute(ops.attention_class[layer.attention], "attention")
+            self.compute(ops.attention_class[layer.attention], "attention", "kv")
+            self.send_cache()
             self.reduce_over_tensor(ops.reduce)
         if layer.dense:
             self.compute(ops.dense_class[layer.dense], "dense")
@@ -166,7 +167,7 @@ class GraphBuilder:
             ranks = range(self.parallel.ranks)
             free = [[self.on_compute(r, self.rows.total, self.began[r])] for r in ranks]
             if rows_of_embedding:
-                self.bring("embedding", HEAD, free)
+                self.bring(("embedding", None), HEAD, free)
             for unit in self.units[: self.streams.ring.layers]:
                 self.bring_unit(unit, free)
 
@@ -181,20 +182,27 @@ class GraphBuilder:
 
     def bring_unit(self, unit: int, after: list[list[int]]) -> None:
         """Bring all that a layer, or the head, needs, in the order of its use."""
-        for content in self.streams.needs(unit):
-            self.bring(content, unit, after)
+        for kind in self.streams.order(unit):
+            self.bring(kind, unit, after)
 
-    def bring(self, content: str, unit: int, after: list[list[int]]) -> None:
+    def bring(self, kind: Kind, unit: int, after: list[list[int]]) -> None:
         """Begin a transfer for a layer on every rank."""
-        layer = self.model.layers[unit] if unit != HEAD else None
         here, self.layer = self.layer, unit  # what the tasks are for
         for r in range(self.parallel.ranks):
-            rows = [self.static_row(r, index) for index in self.streams.rows[content, layer]]
-            self.brought[content, unit, r] = self.transfer(rows, self.streams.way(content), r, after[r])
+            rows = [self.static_row(r, index) for index in self.streams.rows[kind]]
+            way = self.streams.way(kind[0])
+            self.brought[kind[0], unit, r] = self.transfer(rows, way, r, after[r])
         self.layer = here
 
+    def send_cache(self) -> None:
+        """Begin to send the new entries of this layer's cache to where it lives; nothing waits for it."""
+        if (attention := self.streams.cached(self.layer)) is not None:
+            for r in range(self.parallel.ranks):
+                rows = [self.static_row(r, index) for index in self.streams.rows[WRITTEN, attention]]
+                self.transfer(rows, self.streams.way(WRITTEN), r, self.tail[r])
+
     def arrived(self, content: str, rank: int) -> list[int]:
-        """Return the tasks that bring a kind of weights of this layer to a rank."""
+        """Return the tasks that bring something of this layer to a rank."""
         return self.brought.get((content, self.layer, rank), [])
 
     def overhead(self) -> None:
@@ -213,10 +221,10 @@ class GraphBuilder:
         self.collective(self.operators.send, together=False)
         self.stage = stage
 
-    def compute(self, index: int, content: str = "") -> None:
-        """A task of a static class on every rank's compute engine, once its weights are there."""
+    def compute(self, index: int, *contents: str) -> None:
+        """A task of a static class on every rank's compute engine, once what it reads is there."""
         for r in range(self.parallel.ranks):
-            waits = [*self.tail[r], *self.arrived(content, r)]
+            waits = [*self.tail[r], *(task for content in contents for task in self.arrived(content, r))]
             self.tail[r] = [self.on_compute(r, self.static_row(r, index), waits)]
 
     def reduce_over_tensor(self, index: int) -> None:

@@ -85,12 +85,17 @@ def kv_shape(model: Model, parallel: Parallel, value_bytes: float, block_tokens:
         attentions = [a for i in stage if (a := model.layers[i].attention) is not None]
         grouped: dict[Attention, float] = {}
         for attention in attentions:
-            entry = attention.kv_values_per_token * _share(attention, parallel.tensor) * value_bytes
+            entry = entry_bytes(attention, parallel.tensor, value_bytes)
             grouped[attention] = grouped.get(attention, 0.0) + entry
         state = sum(a.state_values / parallel.tensor * value_bytes for a in attentions)
         layers = tuple((entry, attention) for attention, entry in grouped.items() if entry)
         shapes.append(KvShape(block_tokens, ceil(state), layers))
     return max(shapes, key=lambda shape: shape.sequence_bytes(64))
+
+
+def entry_bytes(attention: Attention, tensor: int, value_bytes: float) -> float:
+    """Return the bytes of one token in one layer's cache on one rank."""
+    return attention.kv_values_per_token * _share(attention, tensor) * value_bytes
 
 
 def _share(attention: Attention, tensor: int) -> float:

@@ -47,14 +47,15 @@ class RowClass:
     moves: int = -1  # index in `Operators.transfers` of what it moves between tiers
 
 
-def _nothing(_: int) -> Cost:
+def nothing(_: int) -> Cost:
+    """Cost nothing: what is filled otherwise, or has nothing to do."""
     return Cost((0.0,) * len(PARTS))
 
 
 def _part_class(whole: RowClass, index: int, parts: int) -> RowClass:
     def cost(count: int) -> Cost:
         share = (count + parts - 1 - index) // parts
-        return whole.cost(share) if share else _nothing(0)
+        return whole.cost(share) if share else nothing(0)
 
     return RowClass(whole.name, whole.kind, cost, whole.by)
 
@@ -140,8 +141,8 @@ class Operators:
         self.pool = pool
         for mixer in self.attention_class:
             self.pool_rows[mixer] = [
-                (self._add("to_pool", "send", _nothing), self._add("pooled", "attention", _nothing),
-                 self._add("from_pool", "send", _nothing))
+                (self._add("to_pool", "send", nothing), self._add("pooled", "attention", nothing),
+                 self._add("from_pool", "send", nothing))
                 for _ in self.turns
             ]  # fmt: skip
 

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 class Residency:
     """Bytes of the fullest device of an engine.
 
-    `kv_bytes` is what a data group's KV cache may take on one of its devices.
+    `kv_bytes` is what a data group's KV cache may take for one of its devices, of which so many bytes lie in
+    another tier.
     """
 
     weight_bytes: float
     activation_bytes: float
     kv_bytes: float
     capacity_bytes: float
+    kv_elsewhere_bytes: float = 0.0
 
     @property
     def resident_bytes(self) -> float:
@@ -100,7 +102,8 @@ def residency(
         for s in range(parallel.pipeline)
     )
     experts = _experts_bytes(model, parallel, precision, stored) if cache is not None else 0.0
-    _check_tiers(model, system, parallel, memory, experts, streams)
+    elsewhere = stored_in_tiers(system, parallel, memory, experts, streams)
+    _check_tiers(model, system, elsewhere, streams)
     activations = _activation_bytes(model, parallel, precision, batch_tokens)
     left = usable - weights - activations
     if left <= 0:
@@ -110,9 +113,12 @@ def residency(
             f" (memory.utilization {memory.utilization:g}): use more devices (tensor, expert, pipeline),"
             " fewer bits (precision.weights), or a smaller batch"
         )
+    room = _cache_room(system, parallel, memory, elsewhere, streams)
+    kv = streams.cache_room(left, room) if streams else left
     return Residency(
-        weight_bytes=weights, activation_bytes=activations, kv_bytes=left, capacity_bytes=tier.capacity
-    )
+        weight_bytes=weights, activation_bytes=activations, kv_bytes=kv, capacity_bytes=tier.capacity,
+        kv_elsewhere_bytes=kv * streams.share("kv") if streams else 0.0,
+    )  # fmt: skip
 
 
 def _gb(count: float) -> str:
@@ -214,12 +220,28 @@ def _experts_bytes(
     return sum(_routed_bytes(layer, model.hidden_size, parallel, precision) for layer in model.layers)
 
 
-def _check_tiers(
-    model: Model, system: System, parallel: Parallel, memory: MemorySpec, experts: float,
+def _cache_room(
+    system: System, parallel: Parallel, memory: MemorySpec, elsewhere: dict[str, float],
     streams: Streams | None,
-) -> None:  # fmt: skip
+) -> float:  # fmt: skip
+    """Return what the tier of the KV cache has left beside weights, for one of the devices that share it."""
+    place = streams.places.get("kv") if streams else None
+    if place is None:
+        return 0.0
+    tier = tiers_of(system)[place.tier]
+    left = tier.capacity * memory.utilization - elsewhere[place.tier]
+    if left <= 0:
+        raise CapacityError(
+            f"memory.kv: nothing is left for the KV cache in {place.tier}: weights take"
+            f" {_gb(elsewhere[place.tier])} of its {_gb(tier.capacity)}, of which memory.utilization"
+            f" {memory.utilization:g} may be used: use a larger tier, more nodes or fewer bits"
+        )
+    return left / min(sharers(system, tier), parallel.devices * parallel.replicas)
+
+
+def _check_tiers(model: Model, system: System, elsewhere: dict[str, float], streams: Streams | None) -> None:
     """Refuse weights that do not fit the tier in which they are to live."""
-    for name, need in stored_in_tiers(system, parallel, memory, experts, streams).items():
+    for name, need in elsewhere.items():
         tier = tiers_of(system)[name]
         if need > tier.capacity:
             what = "experts" if streams is None or not streams.stored(name) else "weights"
@@ -242,7 +264,7 @@ def stored_in_tiers(
         name = memory.expert_tier or system.device.main_memory
         devices = min(sharers(system, tiers[name]), parallel.devices)
         found[name] = experts / parallel.pipeline * devices
-    for name in streams.pieces if streams else ():
+    for name in streams.paths if streams else ():
         devices = min(sharers(system, tiers[name]), parallel.tensor * parallel.pipeline)
         stored = streams.stored(name) if streams else 0.0
         found[name] = found.get(name, 0.0) + stored / parallel.pipeline * devices

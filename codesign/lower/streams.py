@@ -1,8 +1,9 @@
-"""Pass: weights that live in another tier, and come to main memory layer by layer.
+"""Pass: weights and caches that live in another tier, and come to main memory layer by layer.
 
 A stage's layers take turns in the ring's slots: what a layer needs is brought when the layer that had its
-slot is done, each kind of weights as one transfer that its operator waits for; so is the output head.  Rows
-of the embedding that a batch asks for are gathered where they live and come in one.
+slot is done, each kind of tensor as one transfer that its operator waits for; so is the output head.  Rows
+of the embedding that a batch asks for are gathered where they live and come in one.  Of the KV cache comes
+what was cached before the step; the step's own entries are sent there when their layer has made them.
 
 Law: with one transfer a layer, equal layers and two slots or more, a step of n layers takes
 ``n max(compute, load) + min(compute, load)``: the larger of the two, and the filling of the ring.
@@ -16,22 +17,24 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from codesign.experiment.schema import PlaceSpec, RingSpec
+from codesign.lower.kv import entry_bytes
 from codesign.lower.machine import FetchCost
-from codesign.lower.operators import Operators, Transfer
+from codesign.lower.operators import Operators, Transfer, nothing
 from codesign.lower.parallel import Parallel
 from codesign.lower.precision import Precision
 from codesign.lower.residency import end_bytes, parts_of_layer, stage_layers
-from codesign.lower.tiers import Path, apart, find_path, legs, n_legs
+from codesign.lower.tiers import Path, apart, find_path, find_way_back, legs, n_legs
 from hwmodels.costs import Cost
-from workloads.models import Layer, Model
+from workloads.models import Attention, Layer, Model
 
 if TYPE_CHECKING:
     from codesign.experiment import Experiment
 
 OF_LAYERS = ("attention", "dense", "shared")  # contents that layers have, in the order of their use
-CONTENTS = (*OF_LAYERS, "embedding")
+CONTENTS = (*OF_LAYERS, "embedding", "kv")
 HEAD = -1  # what stands for embedding and output head among layers
-Kind = tuple[str, Layer | None]  # what is brought, and for layers of which shape
+Kind = tuple[str, Layer | Attention | None]  # what is moved, and for layers of which shape
+WRITTEN = "kv_written"  # new entries of the cache, on their way out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,8 @@ class Streams:
     Attributes
     ----------
     places : mapping      content -> where it lives, if not in main memory; the head with the embedding
-    paths, pieces : mapping    tier -> the way from there, whole and cut where others use a part of it
+    paths : mapping       tier -> the way from there
+    pieces : mapping      the same, cut where others use a part of it; WRITTEN: the way of the cache there
     rows : dict           kind -> classes of `Operators`, one for each leg of the way
     """
 
@@ -60,8 +64,8 @@ class Streams:
         return place.share if place else 0.0
 
     def way(self, content: str) -> tuple[Path, ...]:
-        """Return the pieces of the way that a kind of weights comes."""
-        return self.pieces[self.places[content].tier]
+        """Return the pieces of the way that a kind of tensor comes, or goes (WRITTEN)."""
+        return self.pieces[WRITTEN if content == WRITTEN else self.places[content].tier]
 
     @cached_property
     def stages(self) -> list[range]:
@@ -86,7 +90,7 @@ class Streams:
         return {name: count for name, count in found.items() if count}
 
     def needs(self, index: int) -> dict[str, float]:
-        """Return the bytes that are brought for a layer (or HEAD), on one rank, by content."""
+        """Return the bytes of weights that are brought for a layer (or HEAD), on one rank, by content."""
         if index == HEAD:
             return {"head": self._head_bytes} if "head" in self.places else {}
         return {} if index in self.pinned else self._away(index)
@@ -99,9 +103,23 @@ class Streams:
 
     def units(self, stage: int) -> list[int]:
         """Return the layers of a stage for which something is brought, then HEAD, in order."""
-        found = [i for i in self.stages[stage] if self.needs(i)]
+        found = [i for i in self.stages[stage] if self.needs(i) or self.cached(i)]
         last = stage == self.parallel.pipeline - 1
         return found + [HEAD] * (last and bool(self.needs(HEAD)))
+
+    def cached(self, index: int) -> Attention | None:
+        """Return the attention of a layer whose cache lives elsewhere, in part or whole."""
+        attention = self.model.layers[index].attention if index != HEAD else None
+        moved = attention and "kv" in self.places and attention.kv_values_per_token
+        return attention if moved else None
+
+    def order(self, unit: int) -> list[Kind]:
+        """Return all that is brought for a layer (or HEAD), in the order of its use."""
+        layer = self.model.layers[unit] if unit != HEAD else None
+        kinds: list[Kind] = [(content, layer) for content in self.needs(unit)]
+        if (attention := self.cached(unit)) is not None:
+            kinds.insert(sum(content == "attention" for content, _ in kinds), ("kv", attention))
+        return kinds
 
     def held_less(self, stage: int) -> float:
         """Return the bytes that a rank of a stage is spared: what lives elsewhere, less what is in the ring.
@@ -138,6 +156,35 @@ class Streams:
             yield from ((name, group.layer) for name in (moved[0] if moved else ()))
         yield from ((name, None) for name in ("embedding", "head") if name in self.places)
 
+    def caches(self) -> list[Attention]:
+        """Return the shapes of attention whose cache lives elsewhere, in part or whole."""
+        layers = range(len(self.model.layers))
+        return list(dict.fromkeys(found for i in layers if (found := self.cached(i)) is not None))
+
+    def cache_bytes(self, attention: Attention) -> float:
+        """Return the bytes of one token in one layer's cache that live elsewhere, on one rank."""
+        return entry_bytes(attention, self.parallel.tensor, self.precision.kv_bytes) * self.share("kv")
+
+    def cache_room(self, main_bytes: float, tier_bytes: float) -> float:
+        """Return what caches may take on a device: in both tiers, each holding its share.
+
+        Beside its own share main memory holds, in the ring, that of the largest layers' caches.
+
+        Parameters
+        ----------
+        main_bytes : float    left in main memory
+        tier_bytes : float    left for a device in the other tier
+        """
+        share, slots = self.share("kv"), self.ring.layers
+        if not share:
+            return main_bytes
+        in_ring = 0.0
+        for layers in self.stages:
+            sizes = [self.cache_bytes(found) for i in layers if (found := self.cached(i)) is not None]
+            most = max((sum(sizes[i : i + slots]) for i in range(len(sizes))), default=0.0)
+            in_ring = max(in_ring, most / sum(sizes) if sizes else 0.0)
+        return min(main_bytes / (1.0 - share + share * in_ring), tier_bytes / share)
+
     def add_rows(self, operators: Operators) -> None:
         """Add the classes of the transfers, a row for each leg, to the operators of a rank."""
         for kind in self.kinds():
@@ -145,6 +192,11 @@ class Streams:
             costs = [partial(self._cost, kind, leg) for leg in range(n_legs(self.way(kind[0])))]
             by = "outputs" if kind[0] == "head" else "tokens"
             self.rows[kind] = operators.add_transfer(moved, costs, by)
+        for attention in self.caches():  # `codesign.lower.costs` fills these
+            for content in ("kv", WRITTEN):
+                moved = Transfer(self.places["kv"].tier, "kv", content == WRITTEN)
+                blank = [nothing] * n_legs(self.way(content))
+                self.rows[content, attention] = operators.add_transfer(moved, blank)
 
     def _cost(self, kind: Kind, leg: int, tokens: int) -> Cost:
         """Cost one leg of what an iteration of `tokens` tokens is brought."""
@@ -158,7 +210,7 @@ class Streams:
         content, layer = kind
         if content == "head":
             return self._head_bytes, 1
-        if layer is None:
+        if not isinstance(layer, Layer):
             width = self.model.embedding_dim or self.model.hidden_size
             row = self.paths[self.places[content].tier].moved(width * self.precision.embedding_bytes)
             return tokens / self.parallel.tensor * row * self.share(content), 1
@@ -211,9 +263,12 @@ def build_streams(experiment: Experiment, parallel: Parallel, precision: Precisi
         tier = place.tier if place else str(memory.expert_tier)
         where = f"{experiment.document.where(key)}: {'.'.join(key)}"
         paths[tier] = find_path(experiment.system, tier, where)
+    ways = dict(paths)
+    if "kv" in places:
+        ways[WRITTEN] = find_way_back(experiment.system, places["kv"].tier)
     pieces = {
-        tier: tuple(piece.faster(speed).seen_by(parallel) for piece in cut)
-        for tier, cut in apart(paths).items()
+        name: tuple(piece.faster(speed).seen_by(parallel) for piece in cut)
+        for name, cut in apart(ways).items()
     }
     return Streams(
         model=experiment.model, parallel=parallel, precision=precision, places=places, ring=memory.ring,
@@ -223,10 +278,12 @@ def build_streams(experiment: Experiment, parallel: Parallel, precision: Precisi
 
 def _check(experiment: Experiment, key: tuple[str, str]) -> None:
     """Refuse what takes a layer's weights at other times than once, whole, in the order of the layers."""
-    error, rule = experiment.document.error, "weights outside main memory do not go with"
+    error, rule = experiment.document.error, "what lives outside main memory does not go with"
     if experiment.spec.parallel.batches > 1:
         raise error(key, f"{rule} parts of a batch that take turns (parallel.batches)")
     if experiment.system.attention is not None:
         raise error(key, f"{rule} attention on other devices (system.attention)")
     if experiment.spec.composition is not None:
         raise error(key, "the models of a composition are brought whole; say composition.tiers instead")
+    if key[-1] == "kv" and any(a.recurrent for layer in experiment.model.layers if (a := layer.attention)):
+        raise error(key, "recurrent state is kept in main memory, and this model has some")
