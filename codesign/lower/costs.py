@@ -69,6 +69,7 @@ class BatchCosts:
         self._fill = self._fill_attention if len(operators.turns) == 1 else self._fill_parts
         if operators.pool is not None:
             self._fill = self._fill_pool
+        self._fill_own = self._fill
         if plan.streams.caches():
             self._fill = self._fill_cached
         self._past = np.zeros(self._n_counters)  # of rows that were forgotten
@@ -174,7 +175,7 @@ class BatchCosts:
 
         What was cached before is read, a sequence's part of a layer in one call; new entries are written.
         """
-        self._fill_attention(block, batch)
+        self._fill_own(block, batch)
         readers = batch.decodes + batch.singles
         for attention, _, view in self._attentions:
             past = [self.views[view].seen(context) - tokens for tokens, context in batch.chunks]

@@ -277,12 +277,10 @@ def build_streams(experiment: Experiment, parallel: Parallel, precision: Precisi
 
 
 def _check(experiment: Experiment, key: tuple[str, str]) -> None:
-    """Refuse what takes a layer's weights at other times than once, whole, in the order of the layers."""
-    error, rule = experiment.document.error, "what lives outside main memory does not go with"
-    if experiment.spec.parallel.batches > 1:
-        raise error(key, f"{rule} parts of a batch that take turns (parallel.batches)")
-    if experiment.system.attention is not None:
-        raise error(key, f"{rule} attention on other devices (system.attention)")
+    """Refuse what is kept or brought in another way."""
+    error = experiment.document.error
+    if key[-1] == "kv" and experiment.system.attention is not None:
+        raise error(key, "the devices of system.attention keep the cache, and read it where it is")
     if experiment.spec.composition is not None:
         raise error(key, "the models of a composition are brought whole; say composition.tiers instead")
     if key[-1] == "kv" and any(a.recurrent for layer in experiment.model.layers if (a := layer.attention)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codesign.lower.graph import GraphBuilder
-from workloads.models import Attention, Layer
+from workloads.models import Attention
 
 # of each device: the pool's share that serves it, and the two directions of its port to the pool
 POOL, OUT, BACK = "attention", "to_pool", "from_pool"
@@ -34,14 +34,14 @@ class TurnsBuilder(GraphBuilder):
     def lower_layers(self, layers: range) -> None:
         """Lower a stage's layers; all parts have ended where the next stage or the head begins."""
         self.fork()
-        waiting: Layer | None = None  # whose feed-forward is still to come
+        waiting: int | None = None  # layer whose feed-forward is still to come
         for self.layer in layers:
             layer = self.model.layers[self.layer]
             for part in range(self.parts):
                 self.begin(part)
                 self.feed(waiting)
                 self.mix(layer.attention)
-            waiting = layer
+            waiting = self.layer
             if layer.moe:
                 self.finish_parts(waiting)
                 waiting = None
@@ -49,6 +49,7 @@ class TurnsBuilder(GraphBuilder):
                 self.fetch_experts()
                 (self.exchanged_experts if self.exchanged else self.local_experts)(layer.moe)
                 self.moe_index += 1
+                self.turn_ring()
                 self.fork()
         self.finish_parts(waiting)
 
@@ -60,7 +61,7 @@ class TurnsBuilder(GraphBuilder):
         """Go on with a part of the batch."""
         self.part, self.tail = part, self.tails[part]
 
-    def finish_parts(self, waiting: Layer | None) -> None:
+    def finish_parts(self, waiting: int | None) -> None:
         """Bring all parts to the end of their layer; the whole batch goes on."""
         for part in range(self.parts):
             self.begin(part)
@@ -72,19 +73,31 @@ class TurnsBuilder(GraphBuilder):
         """Return the row of a class for the part that is being lowered."""
         return self.operators.turns[self.part] + index
 
-    def feed(self, layer: Layer | None) -> None:
-        """Lower what follows a layer's attention: its sum over the ranks, and the dense feed-forward."""
-        if layer and layer.attention:
+    def feed(self, index: int | None) -> None:
+        """Lower what follows a layer's attention: its sum over the ranks, and the dense feed-forward.
+
+        Without experts, the last part's is the layer's end.
+        """
+        if index is None:
+            return
+        here, self.layer = self.layer, index
+        layer = self.model.layers[index]
+        if layer.attention:
             self.reduce_over_tensor(self.row_of(self.operators.reduce))
-        if layer and layer.dense:
-            self.compute(self.row_of(self.operators.dense_class[layer.dense]))
+        if layer.dense:
+            self.compute(self.row_of(self.operators.dense_class[layer.dense]), "dense")
             self.reduce_over_tensor(self.row_of(self.operators.reduce))
+        if not layer.moe and self.part == self.parts - 1:
+            self.turn_ring()
+        self.layer = here
 
     def mix(self, attention: Attention | None) -> None:
         """Lower a layer's projections, and its attention where it is computed."""
         if attention is None:
             return
-        self.compute(self.row_of(self.operators.attention_class[attention]))
+        self.compute(self.row_of(self.operators.attention_class[attention]), "attention", "kv")
+        if self.part == self.parts - 1:
+            self.send_cache()
         if self.operators.pool is not None:
             self.attend(*self.operators.pool_rows[attention][self.part])
 

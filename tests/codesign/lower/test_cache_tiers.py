@@ -124,6 +124,10 @@ def test_more_room_makes_larger_batches():
     assert runs[1].memory["kv_peak_bytes"] > runs[0].memory["kv_bytes"]
 
 
+POOL = {
+    "device": {"from": "cpu-ddr5"}, "devices": 1,
+    "link": {"bandwidth": "32 GB/s", "latency": "5 us", "energy_per_byte": "6 pJ/bit"},
+}  # fmt: skip
 NODE = {"from": "dgx-h100", "devices_per_node": 4}
 MLA = {"from": "deepseek-v2-lite", "num_hidden_layers": 3}
 CACHE = {"expert_cache": {"name": "lru", "slots": 4}}
@@ -138,6 +142,7 @@ CASES = [
         parallel={"data": 4, "expert": 4},
         policies=CACHE,
     ),
+    base({"kv": "ddr"}, parallel={"batches": 2}),
     base({"kv": "ddr", "prefix_cache": True}, model={"from": "gpt-oss-20b", "num_hidden_layers": 4}),
 ]
 
@@ -166,7 +171,8 @@ def test_reads_and_writes_of_a_node_share_the_controller_of_its_memory():
         ({"kv": "l2"}, {}, ConfigError, "no link leads there from 'l2'"),
         ({"kv": {"tier": "ddr", "share": 0.0}}, {}, ConfigError, "memory.kv.share"),
         ({"kv": "ddr"}, {"fidelity": "roofline"}, ConfigError, "memory.kv: is beyond the closed form"),
-        ({"kv": "ddr"}, {"parallel": {"batches": 2}}, ConfigError, "parallel.batches"),
+        ({"kv": "ddr"}, {"system": {"from": "workstation", "attention": POOL}}, ConfigError,
+         "the devices of system.attention keep the cache"),
         ({"kv": "ddr"}, {"model": "jamba-mini-1.6"}, ConfigError, "recurrent state"),
         ({"kv": "ddr", "weights": "ddr", "utilization": 0.1}, {"model": "llama-3.1-8b"}, CapacityError,
          "nothing is left for the KV cache in ddr"),

@@ -204,6 +204,44 @@ def test_executors_agree(experiment):
     assert runs[0].details == runs[1].details
 
 
+POOL = {
+    "device": {"from": "cpu-ddr5"}, "devices": 1,
+    "link": {"bandwidth": "32 GB/s", "latency": "5 us", "energy_per_byte": "6 pJ/bit"},
+}  # fmt: skip
+TURNS = [
+    {"parallel": {"batches": 2}},
+    {"system": {**base()["system"], "attention": POOL}},
+    {"system": {**base()["system"], "attention": POOL}, "parallel": {"batches": 3}},
+]
+
+
+@pytest.mark.parametrize("more", TURNS)
+@pytest.mark.parametrize("make", [base, mixture])
+def test_parts_of_a_batch_use_what_was_brought_once(make, more):
+    """All parts of a batch, with attention here or elsewhere, use one load: a step moves the same bytes."""
+    plain, parted = (
+        codesign.simulate(make({"weights": "ddr"})),
+        codesign.simulate(make({"weights": "ddr"}, **more)),
+    )
+    weights = [
+        {key: count for key, count in run.details["tiers"]["ddr"].items() if not key.startswith("experts")}
+        for run in (plain, parted)
+    ]
+    assert weights[0] == weights[1]
+    assert parted.utilization["gpu0.copy"] <= 1 + 1e-9
+    again = codesign.simulate(make({"weights": "ddr"}, **more, executor="simpy"))
+    assert again.summary == parted.summary
+
+
+@pytest.mark.parametrize("more", TURNS)
+def test_a_step_of_parts_that_waits_for_its_weights_takes_their_load(more):
+    weights_s = codesign.simulate(base({"weights": "ddr"}, **more), tasks=1, first_task_iteration=2).tasks
+    moving = weights_s["kind"] == "fetch"
+    load_s = weights_s["duration_s"][moving].sum()
+    step = (weights_s["start_s"] + weights_s["duration_s"]).max() - weights_s["start_s"].min()
+    assert load_s <= step <= 1.05 * load_s
+
+
 def test_twins_agree_on_rows_of_transfers():
     experiment = codesign.load_experiment(CASES[1])
     plan = build_plan(experiment)
@@ -239,7 +277,6 @@ def test_a_later_stage_brings_its_first_layers_while_others_compute():
         ({"activations": "ddr"}, {}, ConfigError, "memory.activations: unknown key"),
         ({"dense": {"tier": "ddr", "share": 1.5}}, {}, ConfigError, "memory.dense.share"),
         ({"ring": {"layers": 0}}, {}, ConfigError, "memory.ring.layers"),
-        ({"weights": "ddr"}, {"parallel": {"batches": 2}}, ConfigError, "parallel.batches"),
         ({"weights": "ddr"}, {"fidelity": "roofline"}, ConfigError, "memory.weights: is beyond the closed"),
         ({"dense": "ddr"}, {"composition": {"models": 2, "tiers": ["ddr"]}}, ConfigError, "memory.dense"),
         ({"weights": "ddr"}, {"model": "llama-3.1-405b"}, CapacityError, "its weights need"),
