@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,8 @@ from workloads.routing.fits import adapt_fit, read_preset
 from workloads.routing.latent import LatentStream
 from workloads.routing.stats import RoutingStats
 from workloads.routing.stream import RoutingShape
+from workloads.routing.trace import Block, Header
+from workloads.routing.writing import write_blocks
 
 MIXTRAL = {"moe_layers": range(32), "n_experts": 8, "top_k": 2}
 DEEPSEEK = {"moe_layers": range(58), "n_experts": 256, "top_k": 8, "n_group": 8, "topk_group": 4}
@@ -121,6 +127,42 @@ def statistics() -> list[dict[str, Any]]:
     return [row("statistics, Mixtral shape", len(ids) / best(run, 3), "tokens/s")]
 
 
+_REPLAYED = """
+import resource, sys
+import numpy as np
+from workloads.routing import build_routing
+settings = {"generator": "trace", "path": sys.argv[1]}
+replay = build_routing(settings, moe_layers=range(32), n_experts=8, top_k=2)
+draw = np.random.default_rng(0)
+for step in range(200):
+    replay.draw(draw.integers(0, 2**40, 256), np.full(256, step), np.ones(256, np.int64))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_of_replay(folder: Path, tokens: int) -> float:
+    """Return the peak MiB of a process that replays decode batches of a recording, Mixtral shape."""
+    source, path = build_routing({"generator": "zipf"}, **MIXTRAL), folder / "t.npz"
+    step, one = 2**17, np.zeros(1, np.int64)
+    ids = source.draw(one, one, np.array([step]))
+    header = Header(8, 2, tuple(range(32)))
+    numbers = (np.arange(i, i + step) // 300 for i in range(0, tokens, step))
+    write_blocks(path, header, tokens, (Block(ids, number, number * 0) for number in numbers))
+    command = [sys.executable, "-c", _REPLAYED, str(path)]
+    return int(subprocess.run(command, check=True, capture_output=True).stdout) / 2**10
+
+
+def memory() -> list[dict[str, Any]]:
+    """Measure the memory of replay from disk: it must not grow with the recording."""
+    with TemporaryDirectory() as folder:
+        short, long = (peak_of_replay(Path(folder), tokens) for tokens in (2**22, 3 * 2**22))
+    return [
+        row("replay of 4 million tokens, peak memory", short, "MiB", "<= 1024"),
+        row("replay of 12 million tokens, peak memory", long, "MiB", "<= 1024"),
+        row("replay, memory for each further million tokens", (long - short) / 8, "MiB", "<= 5"),
+    ]
+
+
 def run() -> list[dict[str, Any]]:
     """Return all figures beside their goals."""
-    return streams() + caches() + statistics()
+    return streams() + caches() + statistics() + memory()

@@ -30,7 +30,7 @@ def _log_shape(command: F) -> F:
         command = click.option(
             f"--{name}",
             type=click.IntRange(min=1),
-            help=f"Number of {what}, where a JSON-lines log does not say.",
+            help=f"Number of {what}, where the file does not say.",
         )(command)
     return command
 
@@ -64,10 +64,16 @@ def _read(file: Path, experts: int | None, layers: int | None, top_k: int | None
     from workloads.routing.logs import drop_warm_up, read_log
 
     if file.suffix in (".pt", ".pth", ".pkl", ".pickle"):
-        raise ConfigError(f"{file}: pickled tensors are never read; save plain numbers as .npz or JSON lines")
+        raise ConfigError(
+            f"{file}: pickled tensors are never read; save plain numbers: experts of tokens as .npz"
+            " (experts [tokens, layers, k], num_experts) or JSON lines, counts as .npz (counts [domains,"
+            " layers, experts]) or .csv (layer_id,expert_id,count)"
+        )
+    if file.suffix == ".csv":
+        raise ConfigError(f"{file}: a .csv holds counts of experts, not tokens in order: only 'fit' reads it")
     if file.suffix in (".jsonl", ".json", ".log"):
         return read_log(file, n_experts=experts, layers=layers, top_k=top_k)
-    return drop_warm_up(read_trace(file))
+    return drop_warm_up(read_trace(file, experts))
 
 
 def _say_notes(trace: RoutingTrace) -> None:

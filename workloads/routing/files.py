@@ -26,12 +26,17 @@ from workloads.routing.writing import id_type, write_blocks
 
 _BLOCK_BYTES = 8 * 2**20
 _COLUMN_ROWS = 2**20
+_MOST_LAYERS = 1024  # more are another order of the axes
 _GATES = ("gate_weights", "weights_u8")  # the second: as in published recordings
 _GATE_TYPES = (np.uint8, np.float16, np.float32, np.float64)
 
 
-def read_trace(path: str | Path) -> RoutingTrace:
+def read_trace(path: str | Path, n_experts: int | None = None) -> RoutingTrace:
     """Read a recorded trace, ``.npz`` or ``.parquet``, of any length; memory holds a bounded part.
+
+    Parameters
+    ----------
+    n_experts : int    experts per layer of an ``.npz`` that does not say `num_experts`
 
     Raises
     ------
@@ -46,7 +51,7 @@ def read_trace(path: str | Path) -> RoutingTrace:
         from workloads.routing.parquet import ParquetSource
 
         return trace_of(ParquetSource(place))
-    return trace_of(NpzSource(place))
+    return trace_of(NpzSource(place), n_experts)
 
 
 def trace_from_arrays(arrays: Mapping[str, npt.NDArray[Any]], origin: str) -> RoutingTrace:
@@ -54,12 +59,13 @@ def trace_from_arrays(arrays: Mapping[str, npt.NDArray[Any]], origin: str) -> Ro
     return trace_of(ArraySource(arrays, origin))
 
 
-def trace_of(source: Source) -> RoutingTrace:
+def trace_of(source: Source, n_experts: int | None = None) -> RoutingTrace:
     """Check the columns of a trace and build it."""
     origin = source.origin
     _check_version(source)
     shape = _experts_shape(source)
-    n_experts = _integer(source, "num_experts")
+    if n_experts is None or "num_experts" in source.names:
+        n_experts = _integer(source, "num_experts")
     if not 1 <= n_experts <= 32767:
         raise ConfigError(f"{origin}: num_experts = {n_experts}: must be between 1 and 32767")
     sequences, names = _sequences(source, shape[0]), _names(source)
@@ -149,6 +155,11 @@ def _experts_shape(source: Source) -> tuple[int, ...]:
         )
     if 0 in shape:
         raise ConfigError(f"{source.origin}: experts: has shape {shape}; holds no routing")
+    if shape[1] > _MOST_LAYERS:
+        raise ConfigError(
+            f"{source.origin}: experts: has shape {shape}, {shape[1]} layers; the order is"
+            " [tokens, layers, k]"
+        )
     return shape
 
 
@@ -232,7 +243,10 @@ def _or_zeros(source: Source, name: str, tokens: int) -> Iterator[Table]:
 
 def _integer(source: Source, name: str) -> int:
     if name not in source.names:
-        raise ConfigError(f"{source.origin}: has no number {name!r}")
+        raise ConfigError(
+            f"{source.origin}: has no number {name!r}: write it into the file, or give --experts to"
+            " codesign routing"
+        )
     value = source.read(name)
     if value.size != 1 or value.dtype.kind not in "iu":
         raise ConfigError(f"{source.origin}: {name}: is {value.dtype} {value.shape}; must be one integer")

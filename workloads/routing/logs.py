@@ -82,7 +82,10 @@ def read_log(
         elif "experts" in record:
             log.add_token(record, where)
         else:
-            raise ConfigError(f"{where}: has none of routed_experts, experts, layer: not a router log")
+            found = ", ".join(record)[:80] or "nothing"
+            raise ConfigError(
+                f"{where}: has none of routed_experts, experts, layer: not a router log; it has {found}"
+            )
     trace = log.trace(n_experts)
     try:
         return drop_warm_up(trace)

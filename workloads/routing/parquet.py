@@ -78,8 +78,9 @@ class ParquetSource:
         if raw is None or "experts" not in schema.names:
             raise ConfigError(
                 f"{path}: no header '{_KEY.decode()}' or no column 'experts': not a routing trace; it has the"
-                f" columns {', '.join(schema.names)[:80] or 'none'} (codesign routing convert writes one,"
-                " from an .npz or a JSON-lines log)"
+                f" columns {', '.join(schema.names)[:80] or 'none'}. Another recording is written as .npz"
+                " (experts [tokens, layers, k], num_experts, sequence) or as JSON lines {request_id,"
+                " experts}, which codesign routing convert reads"
             )
         try:
             self._header = {name: np.array(value) for name, value in json.loads(raw).items()}

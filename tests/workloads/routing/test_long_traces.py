@@ -4,6 +4,8 @@ import json
 import tracemalloc
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -255,3 +257,22 @@ def test_memory_does_not_grow_with_a_stored_file(tmp_path, monkeypatch):
         held.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert held[1] < 1.5 * held[0]
+
+
+def test_what_a_stranger_brings_is_told_how_to_write_it(tmp_path):
+    path, ids = tmp_path / "t.npz", recorded(2000)["experts"]
+    np.savez(path, experts=ids)
+    with pytest.raises(
+        ConfigError, match="no number 'num_experts': write it into the file, or give --experts"
+    ):
+        read_trace(path)
+    assert read_trace(path, 20).n_experts == 20
+    np.savez(path, experts=ids.transpose(1, 0, 2), num_experts=16)
+    with pytest.raises(ConfigError, match=r"2000 layers; the order is \[tokens, layers, k\]"):
+        read_trace(path)
+    table = pyarrow.table({"request_id": ["a"], "topk": [[1, 2]]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(
+        ConfigError, match=r"it has the columns request_id, topk. Another recording is written"
+    ):
+        read_trace(tmp_path / "t.parquet")
