@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from codesign.base.document import Strict
 from codesign.base.units import Bandwidth, Latency, Time
+from hwmodels.costs.machine import Framework
 
 Delay = Annotated[Latency, Field(le=3600)]
 Degree = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
@@ -133,6 +134,7 @@ class EngineSpec(Strict):
     # per layer of an iteration with prompts: launching its kernels one by one, while the devices run;
     # iterations of decodes alone are launched at once (CUDA graphs)
     launch_layer: Delay = 0.0
+    kernels: Framework | None = None  # whose operators run on the devices; None: the usual ones
     all_reduce: Delay | None = None  # latency of its own all-reduce (engines.all_reduce); None: the library's
 
 

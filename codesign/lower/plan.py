@@ -27,6 +27,7 @@ from codesign.lower.turns import TurnsBuilder
 from codesign.policies.expert_cache import EXPERT_CACHES
 from codesign.policies.units import UNITS
 from ext.iteration import Layout
+from hwmodels.costs import COST_MODELS
 from workloads.models import Model
 
 if TYPE_CHECKING:
@@ -129,8 +130,13 @@ def stored_by_expert(
 
 
 def cost_model_of(experiment: Experiment) -> Any:
-    """Return the cost model that the experiment names, or the one of its fidelity."""
-    return experiment.spec.cost_model or _COST_MODELS[experiment.spec.fidelity]
+    """Return the cost model that the experiment names, or its fidelity's, with the engine's kernels."""
+    named = experiment.spec.cost_model or _COST_MODELS[experiment.spec.fidelity]
+    settings = {"name": named} if isinstance(named, str) else dict(named)
+    kernels = experiment.spec.engine.kernels
+    if kernels is None or not hasattr(COST_MODELS.get(settings["name"]), "kernels"):
+        return named
+    return {"kernels": kernels, **settings}
 
 
 def _portions(experiment: Experiment, streams: Streams | None = None) -> Portions:

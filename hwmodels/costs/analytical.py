@@ -14,7 +14,7 @@ from .cost import Cost
 from .elementwise import elementwise
 from .experts import ExpertTables, evaluate, tables
 from .gemm import gemm
-from .machine import Machine, machine_of, value_bytes
+from .machine import Framework, Machine, machine_of, value_bytes
 from .model import COST_MODELS
 from .namespace import SCALAR
 
@@ -27,14 +27,20 @@ _REMEMBERED = 65536
 class AnalyticalModel:
     """Operator costs from the device description; see `CostModel` for the arguments."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, kernels: Framework | None = None) -> None:
+        self.machine, self.kernels = machine, kernels
         remember = lru_cache(maxsize=_REMEMBERED)
         self._gemm = remember(self._gemm_cost)
         self._prefill = remember(self._prefill_cost)
         self._decode = remember(self._decode_cost)
         self._mla_decode = remember(self._mla_decode_cost)
         self._tables = lru_cache(maxsize=256)(self._build_tables)
+
+    def _section(self, usual: str) -> str:
+        """Return the section of the chosen framework's own kernel, or the usual one where none is known."""
+        operator, _, types = usual.partition("/")
+        own = f"{operator}/{self.kernels}-{types}"
+        return own if own in self.machine.sections else usual
 
     def gemm(self, m: int, n: int, k: int, weights: str = "bf16", activations: str = "bf16") -> Cost:
         """Cost one dense matrix multiplication (`hwmodels.costs.gemm`)."""
@@ -44,7 +50,7 @@ class AnalyticalModel:
         if min(m, n, k) <= 0:
             return Cost(_NOTHING)
         narrow = value_bytes(activations) < 2.0
-        section = "gemm/fp8" if narrow else "gemm"
+        section = self._section("gemm/fp8") if narrow else "gemm"
         terms = gemm(SCALAR, self.machine, m, n, k, weights, activations, section, narrow)
         return terms.cost(self.machine.main)
 
@@ -63,7 +69,7 @@ class AnalyticalModel:
 
     def _build_tables(self, hidden: int, inter: int, gated: bool, weights: str, activations: str,
                       max_tokens: int) -> ExpertTables:  # fmt: skip
-        section = _EXPERTS[value_bytes(activations) < 2.0, value_bytes(weights) < 2.0]
+        section = self._section(_EXPERTS[value_bytes(activations) < 2.0, value_bytes(weights) < 2.0])
         return tables(self.machine, hidden, inter, gated, weights, activations, max_tokens, section)
 
     def attention_prefill(self, query_tokens: int, context_tokens: int, n_heads: int, n_kv_heads: int,
@@ -71,7 +77,7 @@ class AnalyticalModel:
                           batch: int = 1) -> Cost:  # fmt: skip
         """Cost causal prefill attention (`hwmodels.costs.attention`)."""
         shape = (query_tokens, context_tokens, n_heads, n_kv_heads, qk_dim, v_dim)
-        return self._prefill(*shape, kv, window or 0, batch, _PREFILL)
+        return self._prefill(*shape, kv, window or 0, batch, self._section(_PREFILL))
 
     def _prefill_cost(self, query_tokens: int, context_tokens: int, n_heads: int, n_kv_heads: int,
                       qk_dim: int, v_dim: int, kv: str, window: int, batch: int, section: str,
@@ -95,7 +101,7 @@ class AnalyticalModel:
         token_bytes, io_bytes = (qk_dim + v_dim) * value_bytes(kv), (qk_dim + v_dim) * 2.0
         return attention.decode(
             SCALAR, self.machine, batch, max(total, 1.0), n_heads, n_kv_heads, 2.0 * (qk_dim + v_dim),
-            token_bytes, io_bytes, True, True, _DECODE[value_bytes(kv) < 2.0],
+            token_bytes, io_bytes, True, True, self._section(_DECODE[value_bytes(kv) < 2.0]),
         ).cost(self.machine.main)  # fmt: skip
 
     def mla_prefill(self, query_tokens: int, context_tokens: int, n_heads: int, n_kv_heads: int,
@@ -103,7 +109,7 @@ class AnalyticalModel:
                     rope_dim: int = 64, batch: int = 1) -> Cost:  # fmt: skip
         """Cost MLA prefill attention: as attention with expanded keys and values."""
         shape = (query_tokens, context_tokens, n_heads, n_heads, qk_dim, v_dim)
-        return self._prefill(*shape, "bf16", 0, batch, "mla_prefill/bf16")
+        return self._prefill(*shape, "bf16", 0, batch, self._section(_MLA_PREFILL))
 
     def mla_decode(self, batch: int, context_tokens_total: float, n_heads: int, n_kv_heads: int,
                    qk_dim: int, v_dim: int, kv: str = "bf16", latent_rank: int = 512,
@@ -119,7 +125,7 @@ class AnalyticalModel:
         terms = attention.decode(
             SCALAR, self.machine, batch, max(total, 1.0), n_heads, 1, 2.0 * (width + latent),
             width * value_bytes(kv), 2.0 * (width + latent), True, True,
-            _MLA_DECODE[value_bytes(kv) < 2.0],
+            self._section(_MLA_DECODE[value_bytes(kv) < 2.0]),
         )  # fmt: skip
         return terms.cost(self.machine.main)
 
@@ -148,6 +154,7 @@ _EXPERTS = {  # by whether activations, and weights, are narrow; a kernel widens
     (True, False): "moe/fp8", (True, True): "moe/fp8",
 }  # fmt: skip
 _DECODE = ("attention_decode/bf16", "attention_decode/fp8")  # by whether the cache is narrow
+_MLA_PREFILL = "mla_prefill/bf16"
 _MLA_DECODE = ("mla_decode/bf16", "mla_decode/fp8")
 
 
@@ -158,11 +165,13 @@ class Analytical:
 
     `constants` override them by name (``gemm.overlap_power: 4``).  With `warm`, operands that fit the
     on-chip cache stay in it, as in a benchmark that repeats one operator; a model's layers evict them.
+    `kernels` names whose implementations run, where theirs are known; None: the usual ones.
     """
 
     constants: dict[str, float] = field(default_factory=dict)
     warm: bool = False
+    kernels: Framework | None = None
 
     def on(self, device: Device, speed: Mapping[str, float] | None = None) -> AnalyticalModel:
         """Build the model of a device."""
-        return AnalyticalModel(machine_of(device, speed, self.constants, self.warm))
+        return AnalyticalModel(machine_of(device, speed, self.constants, self.warm), self.kernels)

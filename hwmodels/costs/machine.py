@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from codesign.base.document import read_yaml
 from codesign.base.errors import ConfigError, unknown_name
@@ -28,6 +28,7 @@ _FALLBACK: dict[str, tuple[str, ...]] = {
 }
 
 
+Framework = Literal["sglang", "trtllm", "vllm"]  # whose kernels were measured
 Sections = dict[str, dict[str, float]]
 _NOT_SECTIONS = ("sources", "architectures", "aliases")
 

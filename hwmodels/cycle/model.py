@@ -51,7 +51,8 @@ class CycleModel:
         """Return the analytical model with the memory at `ratio` times its speed."""
         if ratio not in self._models:
             speed = {**self._speed, "memory": self._speed.get("memory", 1.0) * ratio}
-            self._models[ratio] = Analytical(self._settings.constants).on(self._device, speed)
+            settings = Analytical(self._settings.constants, kernels=self._settings.kernels)
+            self._models[ratio] = settings.on(self._device, speed)
         return self._models[ratio]
 
     def _for(self, operator: str, pattern: Pattern, measured: Pattern = SEQUENTIAL) -> AnalyticalModel:

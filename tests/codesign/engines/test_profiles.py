@@ -59,3 +59,24 @@ def test_front_end_takes_requests_one_after_the_other() -> None:
     none_s = simulate(experiment()).requests["ttft_s"].min()
     for i, seen_s in enumerate(ttft_s.tolist()):
         assert 2.0 * (i + 1) < seen_s < 2.0 * (i + 1) + 2 * none_s + 0.05
+
+
+def metrics(**changes: Any) -> dict[str, Any]:
+    return simulate(experiment(**changes)).summary
+
+
+@pytest.mark.parametrize("fidelity", ["event", "roofline"])
+def test_an_engines_kernels_are_those_of_the_cost_model(fidelity):
+    """Law: who names the engine's kernels changes nothing; peak rates have no kernels."""
+    by_engine = metrics(engine={"kernels": "vllm"}, fidelity=fidelity)
+    usual = metrics(fidelity=fidelity)
+    if fidelity == "roofline":
+        assert by_engine == usual
+        return
+    assert by_engine == metrics(cost_model={"name": "analytical", "kernels": "vllm"})
+    assert by_engine != usual
+
+
+def test_kernels_that_nobody_measured_are_refused():
+    with pytest.raises(ConfigError, match=r"engine.kernels = \"tgi\": must be 'sglang', 'trtllm' or 'vllm'"):
+        metrics(engine={"kernels": "tgi"})
