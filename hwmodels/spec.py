@@ -113,6 +113,9 @@ class Pim(Strict):
     energy_per_byte: EnergyPerByte
     energy_per_flop: EnergyPerFlop
     area: Area | None = None
+    bundles: int | None = Field(
+        default=None, ge=1
+    )  # of banks, each read by one unit at a time; None: no limit
 
 
 class Dma(Strict):
@@ -170,6 +173,9 @@ class Link(Strict):
     efficiency: float = Field(default=0.8, gt=0, le=1)  # large messages, share of peak
     topology: Literal["switch", "ring", "full", "pcie"] = "switch"
     in_network_reduction: bool = False  # NVLink SHARP and its like
+    # how reductions and gathers go: as measured libraries choose, or from rank to rank around a ring, where
+    # every hop pays `latency`
+    algorithm: Literal["library", "ring"] = "library"
 
 
 class Host(Strict):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ class Assigner:
         self.group_size = layout.n_experts // layout.n_groups
         self.order = layout.order.reshape(layout.n_layers, layout.n_groups, self.group_size).astype(np.int64)
         self.layer_index = np.arange(layout.n_layers)[:, None, None]
+        pim = experiment.system.device.pim
+        self.bundles = min(pim.bundles or self.group_size, self.group_size) if pim else self.group_size
         self.fetched_bytes = self.wasted_bytes = 0.0
         self.caches: Caches | None = None
         if portions.cache is not None:
@@ -187,15 +190,17 @@ class Assigner:
         """Let the policy say which resident experts PIM computes."""
         counts = iteration.counts[self.layer_index, self.order]
         resident = iteration.portion[self.layer_index, self.order] == 0
-        ascending = np.argsort(np.where(resident, counts, 0), axis=2, kind="stable")
+        counts = np.where(resident, counts, 0)
+        ascending, apart = by_bundle(counts, self.bundles)
         experts = np.take_along_axis(self.order, ascending, axis=2)
-        tokens = np.take_along_axis(np.where(resident, counts, 0), ascending, axis=2)
-        on_pim = units.to_pim(self._times(tokens, experts)) & np.take_along_axis(resident, ascending, axis=2)
+        tokens = np.take_along_axis(counts, ascending, axis=2)
+        times = self._times(tokens, experts, apart)
+        on_pim = units.to_pim(times) & np.take_along_axis(resident, ascending, axis=2)
         layers = np.broadcast_to(self.layer_index, experts.shape)[on_pim]
         iteration.portion[layers, experts[on_pim]] = self.portions.pim
 
-    def _times(self, tokens: NDArray[Any], experts: Ints) -> UnitTimes:
-        """Estimate what the units take for these experts, ascending by tokens."""
+    def _times(self, tokens: NDArray[Any], experts: Ints, apart: Bools) -> UnitTimes:
+        """Estimate what the units take for these experts, in the order of `by_bundle`."""
         lay = self.layout
         xpu, pim = lay.table_of[:, 0], lay.table_of[:, self.portions.pim]
         n = np.minimum(tokens, lay.work.shape[1] - 1)
@@ -213,7 +218,33 @@ class Assigner:
             lay.work[pim[:, None, None] + variant, n] * p[SECONDS_PER_WORK]
             + lay.moved[pim[:, None, None] + variant, n] * p[SECONDS_PER_BYTE]
         )
-        return UnitTimes(xpu_s, pim_s, alone_s, float(p[LAUNCH_S].max()))
+        return UnitTimes(xpu_s, pim_s, alone_s, float(p[LAUNCH_S].max()), apart)
+
+
+def by_bundle(tokens: NDArray[Any], bundles: int) -> tuple[Ints, Bools]:
+    """Order experts by the tokens of the bundle of banks in which each lies.
+
+    Parameters
+    ----------
+    tokens : int, shape (..., n)    of the experts of a device, which are dealt to the bundles in turn
+
+    Returns
+    -------
+    int64, shape (..., n)           places: bundles ascending by their tokens, each one's experts together
+    bool, shape (..., n + 1)        whether a bundle ends before place k
+
+    Notes
+    -----
+    Law: with a bundle for each expert it is the stable order by tokens, and every place ends one.
+    """
+    bundle = np.arange(tokens.shape[-1]) % bundles
+    lies_in = (bundle[:, None] == np.arange(bundles)).astype(np.int64)
+    key = (tokens @ lies_in)[..., bundle] * bundles + bundle
+    order = np.argsort(key, axis=-1, kind="stable")
+    ordered = bundle[order]
+    ends = np.ones((*order.shape[:-1], order.shape[-1] + 1), dtype=bool)
+    ends[..., 1:-1] = ordered[..., 1:] != ordered[..., :-1]
+    return order, ends
 
 
 def _suffix(values: F64) -> F64:

@@ -20,16 +20,18 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class UnitTimes:
-    """Estimates for the experts of every group, ascending by tokens; shape (..., E / G).
+    """Estimates for the experts of every group, bundle by bundle, ascending by tokens; shape (..., E / G).
 
     ``xpu_s[..., k]`` is the xPU's time for all but the first k experts, k = 0 ... E / G, as one fused
-    layer; ``pim_s[..., i]`` PIM's time for expert i alone; ``alone_s[..., i]`` the xPU's.
+    layer; ``pim_s[..., i]`` PIM's time for expert i alone; ``alone_s[..., i]`` the xPU's.  ``apart[..., k]``
+    says whether the first k experts share no bundle of banks with the others.
     """
 
     xpu_s: F64
     pim_s: F64
     alone_s: F64
     launch_s: float  # of PIM
+    apart: Bools | Literal[True] = True
 
 
 class Units(Protocol):
@@ -92,7 +94,11 @@ class MinTime:
 @UNITS.register("co_process")
 @dataclass(frozen=True)
 class CoProcess:
-    """Both units at once: PIM takes the experts with the fewest tokens, as many as end both soonest."""
+    """Both units at once: PIM takes the bundles with the fewest tokens, as many as end both soonest.
+
+    A bundle (`hwmodels` ``pim.bundles``) feeds one unit in a layer, so that its experts stay together; where
+    each expert lies in banks of its own, they are dealt one by one.
+    """
 
     attention: AttentionUnit = "min_time"
     parallel = True
@@ -102,6 +108,7 @@ class CoProcess:
         first = np.zeros((*times.pim_s.shape[:-1], 1))
         pim_s = np.concatenate((first, np.cumsum(times.pim_s, axis=-1)), axis=-1)
         pim_s = pim_s + times.launch_s * (pim_s > 0)
-        split = np.argmin(np.maximum(pim_s, times.xpu_s), axis=-1)
+        ends_s = np.where(times.apart, np.maximum(pim_s, times.xpu_s), np.inf)
+        split = np.argmin(ends_s, axis=-1)
         chosen: Bools = np.arange(times.pim_s.shape[-1]) < split[..., None]
         return chosen

@@ -93,11 +93,18 @@ def port_share(op: str, ranks: int, link: Link, c: Mapping[str, float]) -> float
     return share
 
 
+def ring_hops(op: str, ranks: int, link: Link) -> int:
+    """Return the hops that follow each other around a ring, 0 where messages go straight to their end."""
+    if link.algorithm != "ring" or op not in ("all_reduce", "all_gather", "reduce_scatter"):
+        return 0
+    return (ranks - 1) * (2 if op == "all_reduce" else 1)
+
+
 def latency_s(machine: Machine, op: str, ranks: int, link: Link, c: Mapping[str, float]) -> float:
     """Return the seconds that do not depend on the message."""
     steps = 0.0 if op == "send" else math.log2(max(ranks, 2)) * (2.0 if op == "all_reduce" else 1.0)
-    base = link.latency * (c["base_latency"] + c["step_latency"] * steps) + c["host_s"]
-    return base / machine.speed["link_latency"]
+    latencies = ring_hops(op, ranks, link) or c["base_latency"] + c["step_latency"] * steps
+    return (link.latency * latencies + c["host_s"]) / machine.speed["link_latency"]
 
 
 def collective(

@@ -11,7 +11,7 @@ import numpy as np
 from codesign.base.errors import ConfigError
 
 from .attention import attended_pairs
-from .collectives import bytes_per_port, slowest_port
+from .collectives import bytes_per_port, ring_hops, slowest_port
 from .cost import COMPUTE, LINK_BANDWIDTH, LINK_LATENCY, MEMORY, N_PARTS, VECTOR, Cost
 from .experts import ExpertTables, evaluate
 from .machine import Machine, machine_of, value_bytes
@@ -110,13 +110,12 @@ class RooflineModel:
         bytes_per_port(op, 2)  # refuses an unknown name
         if ranks <= 1 or not bytes:
             return Cost((0.0,) * N_PARTS)
-        share, link, _ = slowest_port(op, ranks, intra, inter, ranks_per_node)
+        share, link, ranks_on = slowest_port(op, ranks, intra, inter, ranks_per_node)
         parts = [0.0] * N_PARTS
         parts[LINK_BANDWIDTH] = bytes * share / (link.bandwidth * self.machine.speed["link_bandwidth"])
         if self.link_latency:
-            steps = (
-                2.0 if op == "all_reduce" else 1.0
-            )  # reduce-scatter and all-gather; every peer is one hop away
+            direct = 2 if op == "all_reduce" else 1  # every peer is one hop away
+            steps = ring_hops(op, ranks_on, link) or direct
             parts[LINK_LATENCY] = steps * link.latency / self.machine.speed["link_latency"]
         return Cost(tuple(parts), 0.0, (("link", bytes * share),))
 
@@ -133,7 +132,8 @@ class RooflineModel:
 class Roofline:
     """Closed form by hand: max(FLOPs / peak, bytes / bandwidth), no floor, no efficiency.
 
-    link_latency : collectives also wait for the link's latency, twice in an all-reduce.
+    link_latency : collectives also wait for the link's latency, twice in an all-reduce, or for every hop of
+    a ring.
     """
 
     link_latency: bool = False

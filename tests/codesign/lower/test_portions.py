@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import codesign
 from codesign.base.errors import ConfigError
 from codesign.lower.plan import build_plan
+from codesign.lower.portions import by_bundle
 from codesign.lower.tiers import find_path
 from codesign.policies.units import CoProcess, MinTime, UnitTimes
 from codesign.serve.cluster import Cluster
@@ -141,6 +142,39 @@ def test_the_split_ends_both_units_soonest(tokens, fast):
         first = pim[0, 0, :k].sum()
         assert makespan <= max(first + 0.05 * (first > 0), xpu[0, 0, k]) + 1e-12
     assert (MinTime().to_pim(times)[0, 0] == (pim[0, 0] < alone[0, 0])).all()
+
+
+@given(tokens=st.lists(st.integers(0, 60), min_size=1, max_size=12), bundles=st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_a_bundle_of_banks_feeds_one_unit(tokens, bundles):
+    n, bundles = np.array(tokens)[None, None, :], min(bundles, len(tokens))
+    order, ends = by_bundle(n, bundles)
+    lies_in = order[0, 0] % bundles
+    totals = [sum(tokens[b::bundles]) for b in range(bundles)]
+    assert sorted(order[0, 0]) == list(range(len(tokens)))
+    assert [totals[b] for b in dict.fromkeys(lies_in)] == sorted(totals)
+    moved = np.take_along_axis(n, order, axis=-1).astype(float)
+    alone = (moved > 0) * (3.0 + 0.01 * moved)
+    xpu = np.concatenate((np.cumsum(alone[..., ::-1], axis=-1)[..., ::-1], np.zeros((1, 1, 1))), axis=-1)
+    chosen = CoProcess().to_pim(UnitTimes(xpu, alone / 4, alone, 0.0, ends))[0, 0]
+    assert not set(lies_in[chosen]) & set(lies_in[~chosen])
+    if bundles == len(tokens):
+        assert (order[0, 0] == np.argsort(tokens, kind="stable")).all()
+        assert ends.all()
+
+
+def test_fewer_bundles_never_let_both_units_end_sooner():
+    times = []
+    for bundles in (1, 2, 4):
+        run = base(policies={"units": {"name": "co_process", "attention": "xpu"}}, parallel={"tensor": 2})
+        run["system"] = {
+            "from": "dgx-h100",
+            "devices_per_node": 2,
+            "device": {"pim": {**PIM, "bundles": bundles}},
+        }
+        times.append(codesign.simulate(run).summary["simulated_s"])
+    assert times[2] <= times[1] <= times[0]
+    assert times[2] < times[0]
 
 
 @given(seed=st.integers(0, 2**32 - 1))

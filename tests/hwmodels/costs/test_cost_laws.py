@@ -155,3 +155,16 @@ def test_a_device_gives_times_directly():
     )
     assert device.collective_time("all_gather", 1e9, 8, LINK) > 7 / 8 * 1e9 / LINK.bandwidth
     assert device.experts_time([3, 0, 9], 2048, 768) > 0
+
+
+@pytest.mark.parametrize("model", [{"name": "roofline", "link_latency": True}, "analytical"])
+def test_every_hop_of_a_ring_has_the_latency(model):
+    ring = LINK.model_copy(update={"algorithm": "ring"})
+    cost = build_cost_model(model, DEVICES["h100"])
+    for ranks in (2, 4, 8):
+        hops = {"all_reduce": 2 * (ranks - 1), "all_gather": ranks - 1, "reduce_scatter": ranks - 1}
+        for op, count in hops.items():
+            latency_s = cost.collective(op, 1e3, ranks, ring).parts[PARTS.index("link_latency")]
+            assert math.isclose(latency_s, count * LINK.latency, rel_tol=0.01)
+        direct, straight = (cost.collective("all_to_all", 1e3, ranks, link) for link in (ring, LINK))
+        assert direct.parts == straight.parts
