@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.base.errors import ConfigError, unknown_name
-from hwmodels.spec import PRECISION_BYTES, Device, Dma, Link, MemoryTier, System
+from hwmodels.spec import PRECISION_BYTES, Device, Dma, Link, MemoryTier, Pim, System
 
 Count = TypeVar("Count", float, npt.NDArray[np.float64])
 
@@ -67,8 +67,13 @@ def link_energy_j(link: Link | Dma, n_bytes: Count) -> Count:
     return n_bytes * link.energy_per_byte
 
 
+def unit_energy_j(unit: Pim, flop: Count, n_bytes: Count) -> Count:
+    """Return joules of work beside a memory: its operations and the bytes that it reads there."""
+    return flop * unit.energy_per_flop + n_bytes * unit.energy_per_byte
+
+
 def pim_energy_j(device: Device, flop: Count, n_bytes: Count) -> Count:
-    """Return joules of work beside the memory: its operations and the bytes that it reads there.
+    """Return joules of a device's PIM unit; see `unit_energy_j`.
 
     Raises
     ------
@@ -76,7 +81,7 @@ def pim_energy_j(device: Device, flop: Count, n_bytes: Count) -> Count:
     """
     if device.pim is None:
         raise ConfigError(f"device {device.name!r} has no pim unit")
-    return flop * device.pim.energy_per_flop + n_bytes * device.pim.energy_per_byte
+    return unit_energy_j(device.pim, flop, n_bytes)
 
 
 def active_power_w(device: Device) -> float:

@@ -102,10 +102,10 @@ class MemoryTier(Strict):
 
 
 class Pim(Strict):
-    """Processing in memory beside one tier."""
+    """A unit that computes beside one tier: processing in memory, or a host's processor beside its memory."""
 
     tier: str = "hbm"
-    level: Literal["bank", "bank_group", "logic_die"]
+    level: Literal["bank", "bank_group", "logic_die", "beside"]
     bandwidth: Bandwidth  # internal, summed over the device
     efficiency: float = Field(default=1.0, gt=0, le=1)  # of long streams, share of it: openings, refresh
     peak_flop_rate: FlopRate
@@ -186,6 +186,7 @@ class Host(Strict):
     peak: Power = 0.0
     price: Price = Price()
     links: dict[str, Dma] = Field(default_factory=dict)  # "pcie": a host tier -> "device" (its main memory)
+    units: dict[str, Pim] = Field(default_factory=dict)  # "cpu": what computes beside a host tier
 
 
 class Pool(Strict):

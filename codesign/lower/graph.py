@@ -38,7 +38,7 @@ class TaskGraph:
     resources: tuple[str, ...]
     row_kind: I32
     n_classes: int
-    n_shared: int = 0  # the last of the resources: channels, used by whoever comes first
+    n_shared: int = 0  # the last of the resources, channels and units of hosts: for whoever comes first
 
     def __len__(self) -> int:
         return len(self.row)
@@ -348,7 +348,7 @@ class GraphBuilder:
     @cached_property
     def first_channel(self) -> int:
         """Return the first of the channels among the resources."""
-        return len(self.resources()) - self.n_channels
+        return len(self.resources()) - self.n_channels - self.n_near
 
     @property
     def n_channels(self) -> int:
@@ -363,7 +363,7 @@ class GraphBuilder:
 
     def experts(self, rank: int) -> list[int]:
         """A task for each portion of a rank's experts; return those that the combine waits for."""
-        before, last = self.tail[rank], list(self.tail[rank])
+        before, last, beside = self.tail[rank], list(self.tail[rank]), list[int]()
         for u, part in enumerate(self.portions.parts):
             row = self.rows.expert(self.moe_index, rank // self.parallel.expert_tensor, u)
             waits = list(before)
@@ -371,9 +371,20 @@ class GraphBuilder:
             if part.unit == "pim":
                 waits = waits if self.portions.parallel else last
                 last = [*last, self.task(row, self.port("pim", rank), waits, self.device(rank))]
+            elif part.unit == "near":
+                beside.append(self.task(row, self.near_unit(rank), waits, self.device(rank)))
             else:
                 last = [self.on_compute(rank, row, waits)]
-        return last
+        return last + beside
+
+    def near_unit(self, rank: int) -> int:
+        """Return the unit of a device's node that computes beside the tier of the experts."""
+        return self.first_channel + self.n_channels + self.device(rank) // self.parallel.devices_per_node
+
+    @property
+    def n_near(self) -> int:
+        """Units beside the tier of the experts, one in each of the engine's nodes, if any computes there."""
+        return -(-self.parallel.devices // self.parallel.devices_per_node) * (self.portions.near >= 0)
 
     def port(self, engine: str, rank: int) -> int:
         """Return a resource of a device beside its compute engine and its link."""
@@ -420,7 +431,7 @@ class GraphBuilder:
             row=ints(self.row), resource=ints(self.resource), pred_ptr=ptr,
             pred=ints([p for preds in self.preds for p in preds]), layer=ints(self.layer_of),
             device=ints(self.device_of), resources=self.resources(), row_kind=self.row_kinds(),
-            n_classes=self.n_classes, n_shared=self.n_channels,
+            n_classes=self.n_classes, n_shared=self.n_channels + self.n_near,
         )  # fmt: skip
 
     def resources(self) -> tuple[str, ...]:
@@ -429,7 +440,7 @@ class GraphBuilder:
         others = [f"gpu{i}.{engine}" for engine in self.engines for i in devices]
         return (
             *(f"gpu{i}.compute" for i in devices), *(f"gpu{i}.link" for i in devices), *hosts, *others,
-            *(f"channel{i}" for i in range(self.n_channels)),
+            *(f"channel{i}" for i in range(self.n_channels)), *(f"near{i}" for i in range(self.n_near)),
         )  # fmt: skip
 
     def row_kinds(self) -> I32:

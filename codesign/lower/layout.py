@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.base.errors import InvariantError
 from codesign.lower.formats import Format, Formats
 from codesign.lower.graph import TaskGraph
 from codesign.lower.machine import Machine
 from codesign.lower.parallel import Parallel
+from codesign.lower.pim import PimCosts
 from codesign.lower.portions import Portions
 from codesign.lower.precision import Precision
 from codesign.policies.dispatch import DISPATCHES
@@ -101,16 +103,16 @@ def _tables(
 ) -> tuple[F64, F64, F64, NDArray[np.int32]]:
     """Return work, bytes, coefficients by table, and the table of each layer and portion (of variant 0)."""
     kinds = list(dict.fromkeys(zip(moes, formats.layers, strict=True)))
-    makers = [_xpu_row] + [_pim_row] * (portions.pim >= 0)
-    rows = [
-        make(moe, format, model, parallel, precision, machine)
-        for make in makers for moe, layer in kinds for format in layer
-    ]  # fmt: skip
+    beside = {portions.pim: machine.pim, portions.near: portions.beside}
+    units = {part: unit for part, unit in beside.items() if part >= 0}
+    made = [(moe, format) for moe, layer in kinds for format in layer]
+    rows = [_xpu_row(*each, model, parallel, precision, machine) for each in made]
+    rows += [_pim_row(*each, model, parallel, precision, unit) for unit in units.values() for each in made]
     table_of = np.zeros((len(moes), len(portions.parts)), np.int32)
     for m, kind in enumerate(zip(moes, formats.layers, strict=True)):
         table_of[m] = kinds.index(kind) * formats.n_variants
-        if portions.pim >= 0:
-            table_of[m, portions.pim] += len(kinds) * formats.n_variants
+        for i, part in enumerate(units):
+            table_of[m, part] += (i + 1) * len(kinds) * formats.n_variants
     if not rows:
         empty = np.zeros((0, MAX_TABLE_TOKENS + 1))
         return empty, empty, np.zeros((0, N_COEFFICIENTS)), table_of
@@ -190,9 +192,11 @@ def _decoded(
 
 
 def _pim_row(
-    moe: MoE, stored: Format, model: Model, parallel: Parallel, precision: Precision, machine: Machine
+    moe: MoE, stored: Format, model: Model, parallel: Parallel, precision: Precision, pim: PimCosts | None
 ) -> TableRow:
-    pim, values = machine.require_pim(), stored_values(moe, model, parallel)
+    if pim is None:
+        raise InvariantError("experts are computed by a unit that is there", "layout", "none")
+    values = stored_values(moe, model, parallel)
     share = stored.share(moe.latent_size or model.hidden_size, moe.expert.intermediate_size)
     row_bytes = values * share * stored.stored_bits / 8.0
     decode_flop = pim.decode_flop(stored.decode, precision.activation_bytes) * values * share

@@ -24,7 +24,7 @@ _LINK = PARTS.index("link_bandwidth")
 _NETWORK, _FETCH = PARTS.index("network_bandwidth"), PARTS.index("fetch_bandwidth")
 COUNTERS = (
     "flop", "memory_bytes", "link_bytes", "network_bytes", "pim_flop", "pim_bytes", "fetched_bytes",
-    "decode_flop",
+    "decode_flop", "near_flop", "near_bytes",
 )  # fmt: skip
 N_COUNTERS = len(COUNTERS)
 

@@ -1,13 +1,15 @@
-"""What a PIM unit costs: weights and cache at its internal bandwidth, its own ceiling of arithmetic."""
+"""What a unit beside a memory costs: what it reads at that memory's rate, its own ceiling of arithmetic."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.experiment.schema import DecodeSpec
+from codesign.lower.tiers import Path
+from ext.iteration.layout import LAUNCH_S
 from hwmodels.costs import Cost
 from hwmodels.spec import Pim
 
@@ -59,3 +61,28 @@ class PimCosts:
         """Return (compute, memory) seconds of a decode attention that an xPU would do for `cost`."""
         compute_s, memory_s = cost.flop / self.flop_per_s, bytes_read / self.bytes_per_s
         return (compute_s, 0.0) if compute_s >= memory_s else (0.0, memory_s)
+
+
+class BesideCosts(PimCosts):
+    """Costs of a unit beside another tier: a host's processor, or near-data processing.
+
+    Tokens' vectors go there over the links of the way, before its work, and come back after it.
+    """
+
+    def __init__(self, unit: Pim, way: Sequence[Path], speed: Mapping[str, float]) -> None:
+        super().__init__(unit, speed)
+        self.unit = unit
+        self.send_s = max((1.0 / piece.bytes_per_s for piece in way), default=0.0)  # of a byte
+        self.latency_s = sum(piece.latency_s for piece in way)
+
+    def expert_rows(
+        self, hidden: int, inter: int, gated: bool, weight_bytes: float, max_tokens: int,
+        share: float = 1.0, decode_flop: tuple[float, float] = (0.0, 0.0),
+    ) -> tuple[F64, F64, list[float]]:  # fmt: skip
+        """See `PimCosts.expert_rows`; a layer that sends anything waits for the way's latency twice."""
+        work, moved, row = super().expert_rows(
+            hidden, inter, gated, weight_bytes, max_tokens, share, decode_flop
+        )
+        vector_bytes = 2.0 * 2.0 * hidden  # there and back
+        row[LAUNCH_S] += 2.0 * self.latency_s
+        return work, moved + np.arange(max_tokens + 1) * vector_bytes * self.send_s, row

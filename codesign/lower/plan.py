@@ -19,6 +19,7 @@ from codesign.lower.layout import build_layout, place_experts
 from codesign.lower.machine import Machine
 from codesign.lower.operators import Operators
 from codesign.lower.parallel import Parallel, resolve_parallel
+from codesign.lower.pim import BesideCosts
 from codesign.lower.portions import Portions, build_portions
 from codesign.lower.precision import Precision, resolve_precision
 from codesign.lower.residency import Residency, StoredExperts, residency, stored_experts
@@ -28,6 +29,7 @@ from codesign.policies.expert_cache import EXPERT_CACHES
 from codesign.policies.units import UNITS
 from ext.iteration import Layout
 from hwmodels.costs import COST_MODELS
+from hwmodels.spec import Pim
 from workloads.models import Model
 
 if TYPE_CHECKING:
@@ -166,4 +168,21 @@ def _portions(experiment: Experiment, streams: Streams | None = None) -> Portion
                 " describe one under system.device.pim"
             )
     way = streams.pieces[tier] if streams is not None and key and tier else ()
-    return build_portions(cache, way, units)
+    beside = None
+    if cache is not None and cache.misses != "fetch":
+        beside = BesideCosts(_unit_beside(experiment, tier or main), way, experiment.spec.speed)
+    return build_portions(cache, way, units, beside)
+
+
+def _unit_beside(experiment: Experiment, tier: str) -> Pim:
+    """Return the unit of the host that computes beside a tier.
+
+    Raises
+    ------
+    ConfigError   there is none
+    """
+    for unit in experiment.system.host.units.values():
+        if unit.tier == tier:
+            return unit
+    rule = f"nothing computes beside {tier}; describe a unit under system.host.units, with its tier"
+    raise experiment.document.error(("policies", "expert_cache", "misses"), rule)

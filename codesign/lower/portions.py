@@ -1,4 +1,4 @@
-"""Pass: which part of a group's experts computes where and when: resident, fetched, on PIM.
+"""Pass: which part of a group's experts computes where and when: resident, fetched, where it lies, on PIM.
 
 Builds the portions of a plan, and the `assign` that puts each expert into one, iteration by iteration.
 """
@@ -6,16 +6,17 @@ Builds the portions of a plan, and the `assign` that puts each expert into one, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.lower.fetching import Access, Caches, Fetches
+from codesign.lower.pim import BesideCosts
 from codesign.lower.tiers import Path, legs, n_legs
 from codesign.policies.expert_cache import ExpertCache
-from codesign.policies.units import Units, UnitTimes
+from codesign.policies.units import CoProcess, MinTime, PimOnly, Units, UnitTimes
 from ext.iteration import PARTS, Layout
 from ext.iteration.layout import (
     ACTIVE_S,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+# who computes experts that are not held: chosen as between a device's own units
+MISSES: dict[str, Units] = {"near": PimOnly(), "min_time": MinTime(), "co_process": CoProcess()}
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Portion:
     """One part: the unit that computes it, and the fetch that it waits for (-1: none)."""
 
     name: str
-    unit: str  # "compute" or "pim"
+    unit: str  # "compute", "pim", or "near": beside the tier where the experts live
     fetch: int = -1
     lead: int = 0  # its fetch begins so many MoE layers before
 
@@ -53,6 +56,7 @@ class Portions:
     cache: ExpertCache | None
     way: tuple[Path, ...]
     units: Units | None
+    beside: BesideCosts | None = None  # of what computes beside the tier of the experts
 
     @property
     def n_transfers(self) -> int:
@@ -76,6 +80,11 @@ class Portions:
         return next((i for i, part in enumerate(self.parts) if part.unit == "pim"), -1)
 
     @property
+    def near(self) -> int:
+        """Index of the part that is computed where it lies, or -1."""
+        return next((i for i, part in enumerate(self.parts) if part.unit == "near"), -1)
+
+    @property
     def parallel(self) -> bool:
         """Whether xPU and PIM compute experts at once."""
         return self.units is not None and self.units.parallel
@@ -89,23 +98,29 @@ class Portions:
     def part_indices(self) -> NDArray[np.int32]:
         """PARTS of each portion's compute and memory seconds; int32[U, 2]."""
         rows = [
-            ("pim_compute", "pim_memory") if part.unit == "pim" else ("compute", "memory")
+            ("compute", "memory") if part.unit == "compute" else ("pim_compute", "pim_memory")
             for part in self.parts
         ]
         return np.array([[PARTS.index(name) for name in row] for row in rows], dtype=np.int32)
 
 
-def build_portions(cache: ExpertCache | None, way: tuple[Path, ...], units: Units | None) -> Portions:
-    """List the parts: resident, prefetched, fetched in chunks, on PIM."""
+def build_portions(
+    cache: ExpertCache | None,
+    way: tuple[Path, ...],
+    units: Units | None,
+    beside: BesideCosts | None = None,
+) -> Portions:
+    """List the parts: resident, prefetched, fetched in chunks, computed where they lie, on PIM."""
     parts = [Portion("resident", "compute")]
     if cache is not None:
         if cache.prefetch is not None:
             parts.append(Portion("prefetched", "compute", 0, lead=cache.prefetch.lead))
         first = len(parts) - 1
         parts += [Portion(f"fetched {i}", "compute", first + i) for i in range(cache.chunks)]
+        parts += [Portion("near", "near")] * (cache.misses != "fetch")
     if units is not None:
         parts.append(Portion("pim", "pim"))
-    return Portions(tuple(parts), cache, way, units)
+    return Portions(tuple(parts), cache, way, units, beside)
 
 
 class Assigner:
@@ -128,6 +143,9 @@ class Assigner:
         self.layer_index = np.arange(layout.n_layers)[:, None, None]
         pim = experiment.system.device.pim
         self.bundles = min(pim.bundles or self.group_size, self.group_size) if pim else self.group_size
+        self.bring_s = np.zeros(expert_bytes.shape)  # of each expert, alone
+        for piece in portions.way:
+            self.bring_s = np.maximum(self.bring_s, expert_bytes / piece.bytes_per_s + piece.latency_s)
         self.fetched_bytes = self.wasted_bytes = 0.0
         self.caches: Caches | None = None
         if portions.cache is not None:
@@ -151,10 +169,23 @@ class Assigner:
             self._send(iteration, g, 0, fetches.early, fetches.wasted)
             self._foretell(iteration, g)
             self.wasted_bytes += float(self.expert_bytes[fetches.wasted].sum())
-        layers, experts = fetches.late
+        layers, experts = self._leave(iteration, g, fetches.late)
         chunk = self._chunks(layers)
         for i in range(self.portions.n_transfers - first):
             self._send(iteration, g, first + i, (layers[chunk == i], experts[chunk == i]))
+
+    def _leave(self, iteration: Any, g: int, missed: Access) -> Access:
+        """Let the policy say which missed experts are computed where they lie; return those to be fetched."""
+        if self.portions.near < 0 or self.portions.cache is None or not len(missed[0]):
+            return missed
+        counts = np.zeros_like(iteration.counts)
+        counts[missed] = iteration.counts[missed]
+        order = self.order[:, g : g + 1]
+        units, tokens = MISSES[self.portions.cache.misses], counts[self.layer_index, order]
+        near = self._chosen(units, tokens, order, self.portions.near, self.group_size, self.bring_s)
+        iteration.portion[near] = self.portions.near
+        left = iteration.portion[missed] != self.portions.near
+        return missed[0][left], missed[1][left]
 
     def _foretell(self, iteration: Any, g: int) -> None:
         """Let the prefetches of a group wait for what the predictor takes."""
@@ -191,18 +222,36 @@ class Assigner:
         counts = iteration.counts[self.layer_index, self.order]
         resident = iteration.portion[self.layer_index, self.order] == 0
         counts = np.where(resident, counts, 0)
-        ascending, apart = by_bundle(counts, self.bundles)
-        experts = np.take_along_axis(self.order, ascending, axis=2)
-        tokens = np.take_along_axis(counts, ascending, axis=2)
-        times = self._times(tokens, experts, apart)
-        on_pim = units.to_pim(times) & np.take_along_axis(resident, ascending, axis=2)
-        layers = np.broadcast_to(self.layer_index, experts.shape)[on_pim]
-        iteration.portion[layers, experts[on_pim]] = self.portions.pim
+        iteration.portion[self._chosen(units, counts, self.order, self.portions.pim, self.bundles)] = (
+            self.portions.pim
+        )
 
-    def _times(self, tokens: NDArray[Any], experts: Ints, apart: Bools) -> UnitTimes:
-        """Estimate what the units take for these experts, in the order of `by_bundle`."""
+    def _chosen(
+        self, units: Units, counts: NDArray[Any], order: Ints, portion: int, bundles: int,
+        bring_s: F64 | None = None,
+    ) -> Access:  # fmt: skip
+        """Return the experts that a policy gives to the unit of a portion.
+
+        Parameters
+        ----------
+        counts, order : int, shape (L, G, n)    tokens and numbers of experts; without tokens: not asked about
+        bring_s : float64, shape (L, E)         what the xPU waits for each of them first
+        """
+        ascending, apart = by_bundle(counts, bundles)
+        experts = np.take_along_axis(order, ascending, axis=2)
+        tokens = np.take_along_axis(counts, ascending, axis=2)
+        times = self._times(tokens, experts, apart, portion)
+        if bring_s is not None:
+            wait_s = bring_s[self.layer_index, experts] * (tokens > 0)
+            times = replace(times, xpu_s=times.xpu_s + _suffix(wait_s), alone_s=times.alone_s + wait_s)
+        chosen = units.to_pim(times) & (tokens > 0)
+        layers = np.broadcast_to(self.layer_index, experts.shape)[chosen]
+        return layers, experts[chosen]
+
+    def _times(self, tokens: NDArray[Any], experts: Ints, apart: Bools, portion: int) -> UnitTimes:
+        """Estimate what xPU and a portion's unit take for these experts, in the order of `by_bundle`."""
         lay = self.layout
-        xpu, pim = lay.table_of[:, 0], lay.table_of[:, self.portions.pim]
+        xpu, pim = lay.table_of[:, 0], lay.table_of[:, portion]
         n = np.minimum(tokens, lay.work.shape[1] - 1)
         variant = lay.variant[self.layer_index, experts]
         table = xpu[:, None, None] + variant

@@ -17,6 +17,7 @@ from codesign.base.registry import Registry
 from codesign.base.units import Latency
 
 Slots = Annotated[int, Field(ge=0, le=10_000_000)]
+Misses = Literal["fetch", "near", "min_time", "co_process"]
 Buffers = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -55,6 +56,7 @@ class ExpertCache(Protocol):
     """Settings of a cache; `policy` names the kernel of `ext.cache`, or one of those below."""
 
     policy: str
+    misses: Misses
     slots: int
     scope: str
     chunks: int
@@ -73,6 +75,7 @@ class _Cache:
     buffers: Buffers = 2  # experts on their way through, beside the slots
     prefetch: Prefetch | None = None
     policy = "lru"
+    misses = "fetch"
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,15 @@ class Score(_Profiled):
 @EXPERT_CACHES.register("pinned")
 @dataclass(frozen=True)
 class Pinned(_Profiled):
-    """The experts that a profile used most are held for ever, by layer or of all; others pass through."""
+    """The experts that a profile used most are held for ever, by layer or of all; others pass through.
 
+    `misses` says who computes what is not held: the device, which fetches it (``fetch``), the unit beside the
+    tier where it lies (``near``; a processor, or near-data processing), each expert where it is done sooner
+    (``min_time``, as Fiddler, arXiv 2402.07033), or dealt so that both end soonest, the device having those
+    with the most tokens (``co_process``, as MoNDE, arXiv 2405.18832).
+    """
+
+    misses: Misses = "fetch"
     policy = "pinned"
 
 
@@ -161,6 +171,7 @@ class Ring:
     slots: Slots = 0  # of a layer, that stay
     layers: Annotated[int, Field(ge=2, le=1024)] = 2  # in memory at once, K
     policy = "ring"
+    misses = "fetch"
     scope = "layer"
     chunks = 1
     buffers = 2

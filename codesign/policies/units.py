@@ -40,8 +40,15 @@ class Units(Protocol):
     Law: an expert without tokens changes nothing, wherever it goes.
     """
 
-    parallel: bool  # both units compute at once
-    attention: str
+    @property
+    def parallel(self) -> bool:
+        """Whether both units compute at once."""
+        ...
+
+    @property
+    def attention(self) -> str:
+        """Who computes decode attention."""
+        ...
 
     def to_pim(self, times: UnitTimes) -> Bools:
         """Return bool, shape of `times.pim_s`: computed by PIM."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from codesign.lower.machine import COUNTERS
 from codesign.lower.operators import Transfer
 from ext.iteration import TALLY
-from hwmodels.energy import active_power_w, facility_energy_j, idle_power_w
+from hwmodels.energy import active_power_w, facility_energy_j, idle_power_w, unit_energy_j
 from hwmodels.money import usd_per_million_tokens, usd_per_s, with_pool
 
 if TYPE_CHECKING:
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from codesign.explain.attribution import Attribution
     from codesign.serve.cluster import Cluster
     from codesign.serve.part import Part
+
+# counters of the experts that a unit computes: operations, bytes, operations of decoding
+_COUNTERS_OF_UNIT = {
+    "compute": ("flop", "memory_bytes", "decode_flop"),
+    "pim": ("pim_flop", "pim_bytes", "pim_flop"),
+    "near": ("near_flop", "near_bytes", "near_flop"),
+}
 
 
 def counters(cluster: Cluster) -> dict[str, float]:
@@ -38,10 +45,10 @@ def _counters_of(part: Part) -> dict[str, float]:
         total["network_bytes"] += tally["network_sent"]
         for portion, numbers in zip(plan.portions.parts, engine.portion_tally.tolist(), strict=True):
             flop, count, decode = numbers
-            pim = portion.unit == "pim"
-            total["pim_flop" if pim else "flop"] += flop * ranks_per_group
-            total["pim_bytes" if pim else "memory_bytes"] += count * ranks_per_group
-            total["pim_flop" if pim else "decode_flop"] += decode * ranks_per_group
+            work, read, decoding = _COUNTERS_OF_UNIT[portion.unit]
+            total[work] += flop * ranks_per_group
+            total[read] += count * ranks_per_group
+            total[decoding] += decode * ranks_per_group
     total["fetched_bytes"] += sum(a.fetched_bytes for a in part.assigners) * ranks_per_group
     return total
 
@@ -83,6 +90,9 @@ def energy_and_cost(
     joules = plan.machine.dynamic_j(counted, plan.precision.activations)
     if plan.streams.paths or cluster.stores:
         joules["fetch"] = _fetch_j(cluster)
+    if plan.portions.beside:
+        unit = plan.portions.beside.unit
+        joules["near"] = unit_energy_j(unit, counted["near_flop"], counted["near_bytes"])
     busy_s = attribution.busy_s / len(cluster.lanes)
     joules["active"] = active_power_w(system.device) * devices * busy_s
     joules["idle"] = idle_power_w(system, devices) * simulated_s

@@ -40,7 +40,7 @@ def check_cache(rows: list[dict[str, Any]]) -> None:
 
 
 def check_granularity(rows: list[dict[str, Any]]) -> None:
-    """Finer experts help where both units share a layer and its banks; not one unit alone, nor in few bundles."""
+    """Finer experts help where both units share a layer and its banks, and nowhere else."""
     speed = {
         (r["model.num_experts_per_tok"], r["policies.units"], r[BUNDLES]): r["output_tokens_per_s"]
         for r in rows

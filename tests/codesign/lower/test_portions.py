@@ -224,3 +224,87 @@ def test_paths_multiply_no_bandwidth():
 def test_mistakes_are_told(changes, words):
     with pytest.raises(ConfigError, match=words):
         codesign.load_experiment(base(**changes))
+
+
+CPU = {
+    "tier": "ddr", "level": "beside", "bandwidth": "80 GB/s", "peak_flop_rate": "2 TFLOP/s",
+    "launch_overhead": "20 us", "energy_per_byte": "20 pJ/bit", "energy_per_flop": "5 pJ/FLOP",
+}  # fmt: skip
+
+
+def beside(misses, prompt=4, slots=2, output=12, **unit):
+    """Return the run of one request at a time on a desktop whose processor computes experts, too."""
+    host = {"units": {"cpu": {**CPU, **unit}}}
+    return codesign.simulate({
+        "model": {"from": "mixtral-8x7b", "num_hidden_layers": LAYERS},
+        "system": {"from": "workstation", "device": "rtx-pro-6000", "host": host},
+        "memory": {"experts": "ddr"},
+        "policies": {"expert_cache": {"name": "pinned", "slots": slots, "misses": misses, "chunks": 1}},
+        "workload": {
+            "requests": {"count": 2, "concurrency": 1, "prompt_tokens": prompt, "output_tokens": output},
+            "routing": "uniform",
+        },
+    })  # fmt: skip
+
+
+def test_experts_computed_where_they_lie_are_read_there_and_not_fetched():
+    near, fetched = beside("near"), beside("fetch")
+    expert_bytes = 3 * 4096 * 14336 * 2.0
+    missed = near.details["expert_cache"]["corrections"]
+    assert near.details["expert_cache"]["hit_rate"] == fetched.details["expert_cache"]["hit_rate"]
+    assert near.details["expert_cache"]["fetched_bytes"] == 0
+    assert near.cost["counters"]["near_bytes"] == pytest.approx(missed * expert_bytes, rel=1e-3)
+    assert near.energy_j["near"] > 0
+    assert near.cost["counters"]["fetched_bytes"] == 0
+    assert fetched.cost["counters"]["fetched_bytes"] == pytest.approx(missed * expert_bytes)
+    assert fetched.cost["counters"]["near_bytes"] == 0
+
+
+def test_a_token_takes_what_the_processor_reads():
+    slow, fast = (beside("near", slots=0, bandwidth=f"{rate} GB/s") for rate in (40, 80))
+    read_s = 3 * 4096 * 14336 * 2.0 * 2 * LAYERS / 40e9
+    saved = slow.summary["tpot_s"]["mean"] - fast.summary["tpot_s"]["mean"]
+    assert saved == pytest.approx(read_s / 2, rel=0.01)
+
+
+def test_few_tokens_are_computed_beside_memory_and_many_are_worth_a_fetch():
+    few = {name: beside(name).summary["ttft_s"]["mean"] for name in ("fetch", "near", "min_time")}
+    many = {
+        name: beside(name, 2000, output=1).summary["ttft_s"]["mean"] for name in ("fetch", "near", "min_time")
+    }
+    assert few["near"] < few["fetch"]
+    assert many["near"] > many["fetch"]
+    assert few["min_time"] <= 1.001 * min(few.values())
+    assert many["min_time"] <= 1.001 * min(many.values())
+
+
+def test_both_at_once_end_no_later_than_either():
+    for prompt in (4, 64, 512):
+        both, *alone = (
+            beside(name, prompt, slots=0, output=1).summary["ttft_s"]["mean"]
+            for name in ("co_process", "near", "fetch")
+        )
+        assert both <= 1.001 * min(alone)
+
+
+def test_what_is_held_needs_no_one_beside_it():
+    held, near = beside("fetch", slots=8), beside("near", slots=8)
+    assert near.summary["tpot_s"]["mean"] == held.summary["tpot_s"]["mean"]
+
+
+def test_a_tier_without_a_unit_computes_nothing():
+    with pytest.raises(ConfigError, match=r"nothing computes beside ddr.*system\.host\.units"):
+        beside("near", tier="nvme")
+
+
+def test_devices_of_a_node_share_its_processor():
+    times = []
+    for devices in (1, 2):
+        run = base(memory={"experts": "ddr"}, parallel={"tensor": devices, "expert": devices})
+        run["policies"] = {"expert_cache": {"name": "pinned", "slots": 0, "misses": "near"}}
+        run["system"] = {
+            "from": "dgx-h100", "devices_per_node": devices, "host": {"units": {"cpu": CPU}}
+        }  # fmt: skip
+        run["workload"]["requests"] = {"count": 1, "batch": True, "prompt_tokens": 40, "output_tokens": 8}
+        times.append(codesign.simulate(run).summary["tpot_s"]["mean"])
+    assert times[1] == pytest.approx(times[0], rel=0.05)
