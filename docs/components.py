@@ -23,6 +23,7 @@ PARAMETER = re.compile(r"^(\w[\w, ]*?) : ", re.MULTILINE)
 # key in an experiment file, module, registry, protocol
 SLOTS = [
     ("policies.batching", "codesign.policies.batching", "BATCHINGS", "Batching"),
+    ("policies.preemption", "codesign.policies.preemption", "PREEMPTIONS", "Preemption"),
     ("policies.load_balance", "codesign.policies.load_balance", "LOAD_BALANCES", "LoadBalance"),
     ("policies.placement", "codesign.policies.placement", "PLACEMENTS", "Placement"),
     ("policies.dispatch", "codesign.policies.dispatch", "DISPATCHES", "Dispatch"),

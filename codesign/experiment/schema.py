@@ -181,6 +181,7 @@ class PoliciesSpec(Strict):
     """Choices, each a registered component."""
 
     batching: Any = "chunked_prefill"
+    preemption: Any = "recompute"  # of the youngest sequence, when the KV memory is full
     placement: Any = "contiguous"
     load_balance: Any = "round_robin"
     dispatch: Any = "direct"

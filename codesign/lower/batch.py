@@ -21,3 +21,5 @@ class Batch:
     singles: int = 0
     entries: Sequence[int] = ()
     chunks: list[tuple[int, int]] = field(default_factory=list)  # (tokens, context at their end)
+    swapped_out: tuple[int, int] = (0, 0)  # bytes and blocks of caches that go to another tier before it
+    swapped_in: tuple[int, int] = (0, 0)  # and come back

@@ -72,6 +72,12 @@ class BatchCosts:
         self._fill_own = self._fill
         if plan.streams.caches():
             self._fill = self._fill_cached
+        elif "swap" in plan.streams.places:
+            self._fill = self._fill_swapped
+            self._cached_layers = max(  # of a device
+                sum(bool(plan.model.layers[i].kv_values_per_token) for i in layers)
+                for layers in plan.streams.stages
+            )
         self._past = np.zeros(self._n_counters)  # of rows that were forgotten
         self._host = len(operators.classes)  # the host's first row, if it has any
         layers = len(plan.model.layers) / plan.parallel.pipeline
@@ -185,6 +191,15 @@ class BatchCosts:
             read = sum(count > 0 for count in past) + readers
             self._move(block, ("kv", attention), entries * each, read)
             self._move(block, (WRITTEN, attention), batch.tokens * each, batch.sequences)
+
+    def _fill_swapped(self, block: F64, batch: Batch) -> None:
+        """Fill the rows of attention, and of caches that go out and come in before it.
+
+        A block of a layer is a call.
+        """
+        self._fill_own(block, batch)
+        for content, (count, blocks) in ((WRITTEN, batch.swapped_out), ("swap", batch.swapped_in)):
+            self._move(block, (content, None), float(count), blocks * self._cached_layers)
 
     def _move(self, block: F64, kind: Kind, count: float, calls: int) -> None:
         """Fill the rows of a transfer, and count its bytes."""

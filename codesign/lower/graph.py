@@ -163,13 +163,24 @@ class GraphBuilder:
         """
         self.units, self.units_done = self.streams.units(self.stage), 0
         rows_of_embedding = not self.stage and ("embedding", None) in self.streams.rows
-        if self.units or rows_of_embedding:
+        swapping = ("swap", None) in self.streams.rows
+        if self.units or rows_of_embedding or swapping:
             ranks = range(self.parallel.ranks)
             free = [[self.on_compute(r, self.rows.total, self.began[r])] for r in ranks]
             if rows_of_embedding:
                 self.bring(("embedding", None), HEAD, free)
             for unit in self.units[: self.streams.ring.layers]:
                 self.bring_unit(unit, free)
+            if swapping:
+                self.swap(free)
+
+    def swap(self, after: list[list[int]]) -> None:
+        """Move the caches of preempted sequences out and in; what follows on a device waits for it."""
+        for content in (WRITTEN, "swap"):
+            for r in range(self.parallel.ranks):
+                rows = [self.static_row(r, index) for index in self.streams.rows[content, None]]
+                moves = self.transfer(rows, self.streams.way(content), r, after[r])
+                self.tail[r] = [*self.tail[r], *moves]
 
     def turn_ring(self) -> None:
         """Give the slot of a layer that is done to the next in the ring."""

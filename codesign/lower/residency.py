@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 class Residency:
     """Bytes of the fullest device of an engine.
 
-    `kv_bytes` is what a data group's KV cache may take for one of its devices, of which so many bytes lie in
-    another tier.
+    `kv_bytes` is what a data group's KV cache may take for one of its devices; of it `kv_elsewhere_bytes` lie
+    in another tier.
     """
 
     weight_bytes: float
@@ -34,6 +35,7 @@ class Residency:
     kv_bytes: float
     capacity_bytes: float
     kv_elsewhere_bytes: float = 0.0
+    swap_bytes: float = 0.0  # for the caches of preempted sequences of a device, in another tier
 
     @property
     def resident_bytes(self) -> float:
@@ -113,11 +115,17 @@ def residency(
             f" (memory.utilization {memory.utilization:g}): use more devices (tensor, expert, pipeline),"
             " fewer bits (precision.weights), or a smaller batch"
         )
-    room = _cache_room(system, parallel, memory, elsewhere, streams)
+    room, swap = (_room(what, system, parallel, memory, elsewhere, streams) for what in ("kv", "swap"))
     kv = streams.cache_room(left, room) if streams else left
+    if streams and swap < streams.swap_bytes < inf:
+        raise CapacityError(
+            f"policies.preemption.capacity = {_gb(streams.swap_bytes)} for each device: the tier has"
+            f" {_gb(swap)} left for it"
+        )
     return Residency(
         weight_bytes=weights, activation_bytes=activations, kv_bytes=kv, capacity_bytes=tier.capacity,
         kv_elsewhere_bytes=kv * streams.share("kv") if streams else 0.0,
+        swap_bytes=min(swap, streams.swap_bytes) if streams else 0.0,
     )  # fmt: skip
 
 
@@ -220,19 +228,19 @@ def _experts_bytes(
     return sum(_routed_bytes(layer, model.hidden_size, parallel, precision) for layer in model.layers)
 
 
-def _cache_room(
-    system: System, parallel: Parallel, memory: MemorySpec, elsewhere: dict[str, float],
+def _room(
+    content: str, system: System, parallel: Parallel, memory: MemorySpec, elsewhere: dict[str, float],
     streams: Streams | None,
 ) -> float:  # fmt: skip
-    """Return what the tier of the KV cache has left beside weights, for one of the devices that share it."""
-    place = streams.places.get("kv") if streams else None
+    """Return what the tier of a cache has left beside weights, for one of the devices that share it."""
+    place = streams.places.get(content) if streams else None
     if place is None:
         return 0.0
     tier = tiers_of(system)[place.tier]
     left = tier.capacity * memory.utilization - elsewhere[place.tier]
     if left <= 0:
         raise CapacityError(
-            f"memory.kv: nothing is left for the KV cache in {place.tier}: weights take"
+            f"memory: nothing is left for the KV cache in {place.tier}: weights take"
             f" {_gb(elsewhere[place.tier])} of its {_gb(tier.capacity)}, of which memory.utilization"
             f" {memory.utilization:g} may be used: use a larger tier, more nodes or fewer bits"
         )

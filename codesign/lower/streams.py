@@ -24,6 +24,7 @@ from codesign.lower.parallel import Parallel
 from codesign.lower.precision import Precision
 from codesign.lower.residency import end_bytes, parts_of_layer, stage_layers
 from codesign.lower.tiers import Path, apart, find_path, find_way_back, legs, n_legs
+from codesign.policies.preemption import PREEMPTIONS
 from hwmodels.costs import Cost
 from workloads.models import Attention, Layer, Model
 
@@ -34,7 +35,7 @@ OF_LAYERS = ("attention", "dense", "shared")  # contents that layers have, in th
 CONTENTS = (*OF_LAYERS, "embedding", "kv")
 HEAD = -1  # what stands for embedding and output head among layers
 Kind = tuple[str, Layer | Attention | None]  # what is moved, and for layers of which shape
-WRITTEN = "kv_written"  # new entries of the cache, on their way out
+WRITTEN = "written"  # entries of the cache on their way out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Streams:
     places : mapping      content -> where it lives, if not in main memory; the head with the embedding
     paths : mapping       tier -> the way from there
     pieces : mapping      the same, cut where others use a part of it; WRITTEN: the way of the cache there
+    swap_bytes : float    of each device that preempted sequences may take where ``swap`` is
     rows : dict           kind -> classes of `Operators`, one for each leg of the way
     """
 
@@ -56,6 +58,7 @@ class Streams:
     ring: RingSpec
     paths: Mapping[str, Path]
     pieces: Mapping[str, tuple[Path, ...]]
+    swap_bytes: float = 0.0
     rows: dict[Kind, list[int]] = field(default_factory=dict)
 
     def share(self, content: str) -> float:
@@ -197,6 +200,12 @@ class Streams:
                 moved = Transfer(self.places["kv"].tier, "kv", content == WRITTEN)
                 blank = [nothing] * n_legs(self.way(content))
                 self.rows[content, attention] = operators.add_transfer(moved, blank)
+        if "swap" in self.places:
+            for content in ("swap", WRITTEN):
+                moved = Transfer(self.places["swap"].tier, "swapped_kv", content == WRITTEN)
+                self.rows[content, None] = operators.add_transfer(
+                    moved, [nothing] * n_legs(self.way(content))
+                )
 
     def _cost(self, kind: Kind, leg: int, tokens: int) -> Cost:
         """Cost one leg of what an iteration of `tokens` tokens is brought."""
@@ -263,17 +272,43 @@ def build_streams(experiment: Experiment, parallel: Parallel, precision: Precisi
         tier = place.tier if place else str(memory.expert_tier)
         where = f"{experiment.document.where(key)}: {'.'.join(key)}"
         paths[tier] = find_path(experiment.system, tier, where)
+    preemption = PREEMPTIONS.build(experiment.part("policies", "preemption"))
+    if preemption.tier is not None:
+        _check_swap(experiment, preemption.tier)
+        places["swap"] = PlaceSpec(tier=preemption.tier)
+        paths[preemption.tier] = find_path(experiment.system, preemption.tier, _swap_place(experiment))
     ways = dict(paths)
-    if "kv" in places:
-        ways[WRITTEN] = find_way_back(experiment.system, places["kv"].tier)
+    if (cache := places.get("kv") or places.get("swap")) is not None:
+        ways[WRITTEN] = find_way_back(experiment.system, cache.tier)
     pieces = {
         name: tuple(piece.faster(speed).seen_by(parallel) for piece in cut)
         for name, cut in apart(ways).items()
     }
     return Streams(
         model=experiment.model, parallel=parallel, precision=precision, places=places, ring=memory.ring,
-        paths=paths, pieces=pieces,
+        paths=paths, pieces=pieces, swap_bytes=preemption.capacity or float("inf"),
     )  # fmt: skip
+
+
+def _swap_place(experiment: Experiment) -> str:
+    key = ("policies", "preemption", "tier")
+    return f"{experiment.document.where(key)}: {'.'.join(key)}"
+
+
+def _check_swap(experiment: Experiment, tier: str) -> None:
+    """Refuse caches that are not a sequence's own blocks in main memory."""
+    spec, key = experiment.spec, ("policies", "preemption")
+    main, error = experiment.system.device.main_memory, experiment.document.error
+    if tier == main:
+        raise error((*key, "tier"), "is where the cache is; name another tier", tier)
+    away = {
+        "memory.kv": spec.memory.kv is not None and spec.memory.kv.tier != main,
+        "memory.prefix_cache": spec.memory.prefix_cache,
+        "system.attention": experiment.system.attention is not None,
+        "composition": spec.composition is not None,
+    }
+    for name in (name for name, given in away.items() if given):
+        raise error(key, f"swap moves a sequence's own blocks of main memory; it does not go with {name}")
 
 
 def _check(experiment: Experiment, key: tuple[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 ==============  =============================================================
 `batching`      what a data group computes next
+`preemption`    what becomes of a sequence's cache when its memory is needed
 `load_balance`  which data group serves a request
 `placement`     which expert group holds each expert
 `dispatch`      how token vectors travel to the experts and back
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from codesign.policies.batching import BATCHINGS, Batching
 from codesign.policies.load_balance import LOAD_BALANCES, LoadBalance
+from codesign.policies.preemption import PREEMPTIONS, Preemption
 
 if TYPE_CHECKING:
     from codesign.experiment import Experiment
@@ -30,6 +32,7 @@ class Policies:
     """The serving policies of an experiment."""
 
     batching: Batching
+    preemption: Preemption
     load_balance: LoadBalance
 
 
@@ -42,5 +45,6 @@ def build_policies(experiment: Experiment) -> Policies:
     """
     return Policies(
         batching=BATCHINGS.build(experiment.part("policies", "batching")),
+        preemption=PREEMPTIONS.build(experiment.part("policies", "preemption")),
         load_balance=LOAD_BALANCES.build(experiment.part("policies", "load_balance")),
     )

@@ -33,7 +33,7 @@ class Batching(Protocol):
 
         Parameters
         ----------
-        group : Group            `admit` and `make_room` change it
+        group : Group            `make_room` (once, also if nothing decodes) and `admit` change it
         more_to_come : bool      False once no further request can arrive
         """
         ...
@@ -57,8 +57,7 @@ class ChunkedPrefill:
 
     def schedule(self, group: Group, now: float, more_to_come: bool) -> tuple[Chunks, bool] | None:
         """See `Batching.schedule`."""
-        if group.decoding:
-            group.make_room()
+        group.make_room()
         left = self.token_budget - len(group.decoding)
         chunks: Chunks = []
         for sequence in group.prefilling:
@@ -105,10 +104,8 @@ class PrefillFirst:
             left -= chunks[-1][1]
         if chunks:
             return chunks, False
-        if not group.decoding:
-            return None
         group.make_room()
-        return [], True
+        return ([], True) if group.decoding else None
 
 
 @BATCHINGS.register("static")
@@ -138,10 +135,8 @@ class Static:
                 pass
         if group.prefilling:
             return self._prompts(group), False
-        if not group.decoding:
-            return None
         group.make_room()
-        return [], True
+        return ([], True) if group.decoding else None
 
     def _prompts(self, group: Group) -> Chunks:
         chunks: Chunks = []

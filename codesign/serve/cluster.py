@@ -123,20 +123,21 @@ class Cluster:
 
     def _build_lanes(self) -> list[Lane]:
         p = self.plan.parallel
-        share = int(self.plan.residency.kv_bytes) // p.pipeline
+        fit = self.plan.residency
+        share, swap = int(fit.kv_bytes) // p.pipeline, int(fit.swap_bytes) // p.pipeline
         views = self.shared.costs.views
         lanes: list[Lane] = []
         for engine in range(p.replicas):
             for lane in range(p.pipeline):
                 first = len(lanes) * p.data
                 groups = [
-                    Group(first + d, self._memory(share), views, self.gaps, self._on_finish)
+                    Group(first + d, self._memory(share, swap), views, self.gaps, self._on_finish)
                     for d in range(p.data)
                 ]
                 lanes.append(Lane(engine, lane, groups, self.engines[engine], self.shared))
         return lanes
 
-    def _memory(self, capacity_bytes: int) -> KvMemory:
+    def _memory(self, capacity_bytes: int, swap_bytes: int) -> KvMemory:
         kv, prefix = self.plan.kv, None
         if self.experiment.spec.memory.prefix_cache and self.requests.prefix_ids is not None:
             if self.requests.block_tokens % kv.block_tokens:
@@ -145,7 +146,7 @@ class Cluster:
                     f" {self.requests.block_tokens} tokens of a prefix block", kv.block_tokens,
                 )  # fmt: skip
             prefix = PrefixCache(kv, self.requests.block_tokens)
-        return KvMemory(kv, capacity_bytes, prefix)
+        return KvMemory(kv, capacity_bytes, prefix, swap_bytes)
 
     def run(self) -> float:
         """Run, and return the simulated time: the end of the last iteration, or the horizon.

@@ -83,6 +83,7 @@ class Group:
     waiting : deque of Sequence     may be shared by all groups (a central queue)
     prefilling : deque of Sequence  admitted, prompt not done
     decoding : dict of Sequence     in order of joining
+    swapped : deque of Sequence     preempted, their caches in another tier; back before others are admitted
     step : int                      decode steps done
     memory : KvMemory               of a device of the group
     """
@@ -99,11 +100,13 @@ class Group:
         self.waiting: deque[Sequence] = deque()
         self.prefilling: deque[Sequence] = deque()
         self.decoding: dict[Sequence, None] = {}
+        self.swapped: deque[Sequence] = deque()
         self.step = 0
         self.gaps, self.on_finish = gaps, on_finish
         self.chunks: list[tuple[Sequence, int]] = []  # of the iteration that runs
         self.decodes = False
         self.preemptions = 0
+        self._moved = [0, 0, 0, 0]  # bytes and blocks out, then in, before the next iteration
         self.outstanding_tokens = 0  # assigned, not yet computed: what load balancing looks at
         self._views = views
         self._reads = [ReadEntries(view) for view in views]
@@ -118,11 +121,11 @@ class Group:
     @property
     def running(self) -> int:
         """Admitted sequences."""
-        return len(self.decoding) + len(self.prefilling)
+        return len(self.decoding) + len(self.prefilling) + len(self.swapped)
 
     def admit(self, now: float) -> Sequence | None:
         """Take the first waiting sequence if its prompt fits, with all its blocks; else None."""
-        if not self.waiting:
+        if not self.waiting or self.swapped:
             return None
         sequence = self.waiting[0]
         if not self.memory.take(sequence):
@@ -136,7 +139,11 @@ class Group:
         return sequence
 
     def make_room(self) -> None:
-        """Give a block to each decoding sequence that fills its last one, preempting the youngest."""
+        """Give a block to each decoding sequence that fills its last one, preempting the youngest.
+
+        If none had to be preempted, sequences whose caches are in another tier come back as they fit.
+        """
+        before = self.preemptions
         bucket = self._grows_at[self.step % len(self._grows_at)]
         for sequence in list(bucket) if bucket else ():
             if sequence not in bucket:
@@ -145,26 +152,56 @@ class Group:
                 self._preempt_youngest()
                 if sequence not in bucket:
                     break  # it was the youngest itself
+        while self.swapped and self.preemptions == before and self._swap_in():
+            pass
 
     def _preempt_youngest(self) -> None:
         victim = self.prefilling.pop() if self.prefilling else next(reversed(self.decoding))
+        victim.preemptions += 1
+        self.preemptions += 1
         if victim in self.decoding:
             victim.generated += victim.decode_steps(self.step)
-            self.outstanding_tokens -= 1  # the second prefill gives a token that a decode would have given
             victim.gap_start_s = self._last_end_s if victim not in self._newcomers else victim.gap_start_s
             self._ends_at[victim.last_step].remove(victim)
             self._leave(victim)
+            if self._swap_out(victim):
+                return
+            self.outstanding_tokens -= 1  # the second prefill gives a token that a decode would have given
         self.memory.release(victim)
         self.outstanding_tokens += victim.prompt + victim.generated - (victim.target - victim.prefilled)
         victim.target, victim.prefilled = victim.prompt + victim.generated, 0
-        victim.preemptions += 1
-        self.preemptions += 1
         self.waiting.appendleft(victim)
+
+    def _swap_out(self, victim: Sequence) -> bool:
+        """Let a sequence wait in another tier, if its cache fits there: all but its last token's entry."""
+        size, blocks = victim.kv_bytes, victim.blocks
+        if not self.memory.swap_out(victim):
+            return False
+        victim.target = victim.prefilled = victim.prompt + victim.generated - 1
+        self._moved[0] += size
+        self._moved[1] += blocks
+        self.swapped.append(victim)
+        return True
+
+    def _swap_in(self) -> bool:
+        """Let the first that waits in another tier decode on, if its cache fits here."""
+        sequence, size = self.swapped[0], self.swapped[0].swapped_bytes
+        if not self.memory.swap_in(sequence):
+            return False
+        self._moved[2] += size
+        self._moved[3] += self.memory.kv.blocks(sequence.target)
+        self.swapped.popleft()
+        self._join(sequence)
+        return True
 
     def start(self, chunks: list[tuple[Sequence, int]], decode: bool) -> Batch:
         """Begin an iteration: prefill chunks, and a decode step of all that decode."""
         self.chunks, self.decodes = chunks, decode and bool(self.decoding)
         batch = Batch()
+        if any(self._moved):
+            out_bytes, out_blocks, in_bytes, in_blocks = self._moved
+            batch.swapped_out, batch.swapped_in = (out_bytes, out_blocks), (in_bytes, in_blocks)
+            self._moved = [0, 0, 0, 0]
         if self.decodes:
             batch.decodes = batch.outputs = len(self.decoding)
             batch.entries = [reads.total(self.step) for reads in self._reads]

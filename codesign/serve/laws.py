@@ -45,7 +45,7 @@ def _violations(cluster: Cluster, end_s: float) -> Iterator[tuple[str, str, str]
         memory, running = group.memory, [*group.prefilling, *group.decoding]
         held = sum(sequence.kv_bytes for sequence in running)
         held += memory.prefix.held_bytes if memory.prefix else 0
-        left = memory.held_bytes - held
+        left = memory.held_bytes - held + memory.swapped_bytes - sum(s.swapped_bytes for s in group.swapped)
         yield "KV bytes taken = given back + held", f"group {i}", f"{left} bytes" if left else ""
     yield "arrival <= admission <= first token <= end", "requests", _causality(cluster)
     yield from cluster.own_laws()
@@ -59,7 +59,11 @@ def _last_end_s(cluster: Cluster) -> float:
 
 def _requests(cluster: Cluster) -> str:
     inside = len(
-        {s for group in cluster.groups for s in (*group.waiting, *group.prefilling, *group.decoding)}
+        {
+            s
+            for group in cluster.groups
+            for s in (*group.waiting, *group.prefilling, *group.decoding, *group.swapped)
+        }
     )
     inside += cluster.at_front_end + cluster.waiting_elsewhere
     if cluster.submitted == cluster.finished + cluster.refused + inside:
@@ -72,7 +76,7 @@ def _tokens(cluster: Cluster) -> str:
     expected = int(cluster.requests.output_tokens[done].sum())
     for group in cluster.groups:
         expected += sum(s.generated + s.decode_steps(group.step) for s in group.decoding)
-        expected += sum(s.generated for s in group.prefilling)
+        expected += sum(s.generated for s in (*group.prefilling, *group.swapped))
     expected += sum({s: s.generated for group in cluster.groups for s in group.waiting}.values())
     given = cluster.shared.output_tokens
     return "" if given == expected else f"{given} given, {expected} expected"

@@ -11,11 +11,14 @@ class KvMemory:
     """KV memory on a device of a group, in blocks.
 
     Law: ``capacity == free + own bytes of the running sequences + held bytes of the prefix cache``.
+    `swapped_bytes` are of sequences that wait in another tier, at most `swap_bytes`.
     """
 
-    def __init__(self, kv: KvShape, capacity_bytes: int, prefix: PrefixCache | None = None) -> None:
+    def __init__(
+        self, kv: KvShape, capacity_bytes: int, prefix: PrefixCache | None = None, swap_bytes: int = 0
+    ) -> None:
         self.kv, self.capacity_bytes, self.free_bytes = kv, capacity_bytes, capacity_bytes
-        self.prefix = prefix
+        self.prefix, self.swap_bytes, self.swapped_bytes = prefix, swap_bytes, 0
 
     @property
     def held_bytes(self) -> int:
@@ -62,6 +65,27 @@ class KvMemory:
         self.free_bytes -= need
         sequence.blocks += 1
         sequence.kv_bytes += need
+        return True
+
+    def swap_out(self, sequence: Sequence) -> bool:
+        """Move a sequence's blocks to the other tier; False, and nothing changes, if they do not fit."""
+        size = sequence.kv_bytes
+        if self.swapped_bytes + size > self.swap_bytes:
+            return False
+        self.swapped_bytes += size
+        self.free_bytes += size
+        sequence.swapped_bytes, sequence.kv_bytes, sequence.blocks = size, 0, 0
+        return True
+
+    def swap_in(self, sequence: Sequence) -> bool:
+        """Take the blocks of a sequence back, with room for its next entry; False if they do not fit."""
+        blocks = self.kv.blocks(sequence.target + 1)
+        need = self.kv.sequence_bytes(blocks)
+        if need > self.free_bytes:
+            return False
+        self.free_bytes -= need
+        self.swapped_bytes -= sequence.swapped_bytes
+        sequence.swapped_bytes, sequence.kv_bytes, sequence.blocks = 0, need, blocks
         return True
 
     def share(self, sequence: Sequence) -> None:
