@@ -158,8 +158,13 @@ def _layers(own: Mapping[str, float]) -> dict[str, dict[str, float]]:
 def _fitted(names: Sequence[str]) -> list[str]:
     """Return the sections that rows are fitted to: their own, and those above that the rows may fall to.
 
-    A module holds more than its kernel, so the sections above it are not fitted to its rows.
+    A module holds more than its kernel, and an eager launch waits for its host, so the sections above are
+    not fitted to their rows.
     """
     parts = names[0].split("/")
     above = ["/".join(parts[: i + 1]) for i in range(len(parts))]
-    return [names[0]] if parts[-1] == "module" else [each for each in above if each.startswith(names[-1])]
+    return (
+        [names[0]]
+        if parts[-1] in ("module", "eager")
+        else [each for each in above if each.startswith(names[-1])]
+    )

@@ -62,9 +62,8 @@ _DECODE_START = {
     "host_s": 1e-8, "dim_64": 1.0, "dim_192": 1.0, "dim_256": 1.0, "split_from": 128.0,
 }  # fmt: skip
 _COLLECTIVES_START = {
-    "efficiency_all_reduce": 1.0, "efficiency_all_gather": 1.0, "efficiency_reduce_scatter": 1.0,
-    "efficiency_all_to_all": 1.0, "efficiency_send": 1.2, "efficiency_in_network": 0.75, "pair_loss": 0.3,
-    "bus_sharing": 1.5, "half_size_bytes": 1e7, "base_latency": 1.2, "step_latency": 0.3, "host_s": 1e-8,
+    "base_cycles": 1e4, "step_latency": 0.15, "efficiency": 1.05, "own_share": 0.35, "piece_latency": 0.45,
+    "bus_sharing": 1.5, "network_efficiency": 0.7, "direct": 0.0, "copies": 1e-3, "host_s": 1e-8,
 }  # fmt: skip
 
 
@@ -99,12 +98,16 @@ PLANS: dict[str, Plan] = {
                        {"row_tile": (1.0, 16.0, 64.0)}),
     "module": Plan({"host_s": (1e-9, 2e-4)}),
     "collectives": Plan({
-        "efficiency_all_reduce": (0.3, 1.5), "efficiency_all_gather": (0.3, 1.5),
-        "efficiency_reduce_scatter": (0.3, 1.5), "efficiency_all_to_all": (0.3, 1.5),
-        "efficiency_send": (0.3, 1.5), "efficiency_in_network": (0.3, 1.2), "pair_loss": (0.01, 1.2),
-        "bus_sharing": (0.01, 3.0), "half_size_bytes": (1e4, 1e8), "base_latency": (0.1, 5.0),
-        "step_latency": (0.01, 3.0), "host_s": (1e-9, 2e-4),
+        "base_cycles": (1e3, 1e5), "step_latency": (0.01, 2.0), "efficiency": (0.3, 1.5),
+        "own_share": (0.01, 2.0), "piece_latency": (0.01, 5.0), "bus_sharing": (0.01, 3.0),
+        "network_efficiency": (0.3, 1.2),
     }, _COLLECTIVES_START),
+    "collectives/direct": Plan({
+        "base_cycles": (1e3, 1e5), "step_latency": (0.01, 2.0), "efficiency": (0.3, 1.5),
+        "piece_latency": (0.01, 5.0), "bus_sharing": (0.01, 3.0),
+    }, {}, {"direct": (1.0,)}),
+    "collectives/direct/eager": Plan({"copies": (0.1, 5.0), "host_s": (1e-6, 4e-4)}, {},
+                                     {"host_s": (3e-5,), "copies": (1.0,)}),
     "moe_alltoall": Plan({
         "efficiency_dispatch": (0.05, 1.0), "efficiency_combine": (0.05, 1.0), "far_gain": (0.5, 5.0),
         "unit_bytes": (1.0, 60.0), "latency_dispatch": (0.5, 200.0), "latency_combine": (0.5, 200.0),
@@ -116,11 +119,17 @@ PLANS: dict[str, Plan] = {
 
 
 def plan_of(section: str) -> Plan:
-    """Return the plan of a section; a module of projections adds what runs between its kernels."""
+    """Return the plan of a section, or of the nearest above it that has one.
+
+    A module of projections adds what runs between its kernels.
+    """
     operator, _, own = section.partition("/")
     if operator == "gemm" and own:
         return PLANS["gemm/"]
-    plan = PLANS[operator]
+    nearest = section
+    while nearest not in PLANS:
+        nearest = nearest.rpartition("/")[0]
+    plan = PLANS[nearest]
     if own.endswith("/module"):
         return Plan({**plan.free, **PLANS["module"].free}, {}, plan.choices, plan.gain)
     return plan

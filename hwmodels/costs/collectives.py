@@ -1,4 +1,4 @@
-"""Collectives over links: latency by ranks, bandwidth that grows with the message and the ranks."""
+"""Collectives over links: start, hops and pipelined messages; rings, reducing networks, peers' memory."""
 
 from __future__ import annotations
 
@@ -70,27 +70,73 @@ def transfer(xp: Any, machine: Machine, op: str, size: Any, share: float, ranks:
              section: str = "collectives") -> Terms:  # fmt: skip
     """Cost a collective whose busiest port sends ``size * share`` bytes over `link` among `ranks`.
 
-    ``latency + sent / rate * (1 + half / (half + sent))``: a short message is sent at half the rate.
-    With few ranks a port is not filled (``1 - pair_loss / ranks``); ranks on a shared bus divide it.
-    A network that reduces carries the buffer once, and is used where that is faster.
+    The library sends in a ring, and where a network reduces may let it; kernels of an engine (`direct`)
+    read their peers' memory in one step or in two, or call the library.  The fastest is taken.  Without a
+    graph the host (`host_s`) may be slower than all of it, and the buffer is copied.
     """
     c = machine.section(section)
-    sent = size * share
-    full = link.bandwidth * link.efficiency * machine.speed["link_bandwidth"]
-    rate = full * port_share(op, ranks, link, c)
-    wire_s = sent / rate * (1.0 + c["half_size_bytes"] / (c["half_size_bytes"] + sent))
-    if op == "all_reduce" and link.in_network_reduction:
-        reduced = size / (full * c["efficiency_in_network"])
-        wire_s = xp.minimum(wire_s, reduced * (1.0 + c["half_size_bytes"] / (c["half_size_bytes"] + size)))
-    return Terms(link_bandwidth=wire_s, link_latency=latency_s(machine, op, ranks, link, c), bytes_link=sent)
+    out = _library(xp, machine, op, size, share, ranks, link)
+    if c["direct"] and op == "all_reduce":
+        for steps, sent in ((2.0, (ranks - 1.0) * size), (4.0, size * share)):
+            own = _sent(xp, machine, c, link, ranks, steps * c["step_latency"], sent)
+            out = _faster(xp, out, own)
+    copied_s = size * 2.0 * c["copies"] / machine.bandwidth
+    device_s = xp.maximum(out.seconds(), c["host_s"] / machine.speed["launch"])
+    waits = (device_s > out.seconds()) * 1.0
+    return Terms(
+        link_bandwidth=out.link_bandwidth * (1.0 - waits), link_latency=out.link_latency * (1.0 - waits),
+        launch=device_s * waits, memory=copied_s, bytes_link=out.bytes_link,
+    )  # fmt: skip
 
 
-def port_share(op: str, ranks: int, link: Link, c: Mapping[str, float]) -> float:
-    """Return the share of a port's usable bandwidth that an algorithm of `ranks` fills."""
-    share = min(1.0 / link.efficiency, c[f"efficiency_{op}"]) * (1.0 - c["pair_loss"] / max(ranks, 2))
+def _library(xp: Any, machine: Machine, op: str, size: Any, share: float, ranks: int, link: Link) -> Terms:
+    """Cost the communication library's: messages around a ring, or to all peers at once; or in the network.
+
+    Handling its own part takes each rank a share of a message more.  A declared ring (`Link.algorithm`) is
+    no library's: hops and bytes alone.
+    """
+    c = machine.section("collectives")
+    messages = max(ranks - 1.0, 1.0) * (2.0 if op == "all_reduce" else 1.0)
+    steps = 1.0 if op == "all_to_all" else messages
+    own = 0.0 if op == "send" else c["own_share"] / messages
+    if hops := ring_hops(op, ranks, link):
+        wire_s = size * share / port_rate(machine, ranks, link, c)
+        return Terms(link_bandwidth=wire_s, bytes_link=size * share,
+                     link_latency=hops * link.latency / machine.speed["link_latency"])  # fmt: skip
+    waits = steps * c["step_latency"]
+    ring = _sent(xp, machine, c, link, ranks, waits, size * share, 1.0 + own)
+    if op != "all_reduce" or not link.in_network_reduction:
+        return ring
+    return _faster(xp, ring, _sent(xp, machine, c, link, ranks, waits, size, 1.0 / c["network_efficiency"]))
+
+
+def _sent(xp: Any, machine: Machine, c: Mapping[str, float], link: Link, ranks: int, waits: float, sent: Any,
+          stretch: float = 1.0) -> Terms:  # fmt: skip
+    """Cost `sent` bytes through a port in a pipeline whose pieces are as short as pays.
+
+    ``fixed + wire + 2 sqrt(start of a piece * wire)``: k pieces take ``(k + 1) * (start + wire / k)`` and
+    more, least at ``k = sqrt(wire / start)``.
+    """
+    wire_s = sent * stretch / port_rate(machine, ranks, link, c)
+    start_s = c["piece_latency"] * link.latency / machine.speed["link_latency"]
+    pieces_s = xp.sqrt(start_s * wire_s)
+    fixed_s = latency_s(machine, waits, link, c)
+    return Terms(link_bandwidth=wire_s + pieces_s, link_latency=fixed_s + pieces_s, bytes_link=sent)
+
+
+def _faster(xp: Any, one: Terms, other: Terms) -> Terms:
+    """Return the terms of the faster way, message by message."""
+    better = one.seconds() <= other.seconds()
+    return Terms(**{name: xp.where(better, getattr(one, name), getattr(other, name))
+                    for name in ("link_bandwidth", "link_latency", "bytes_link")})  # fmt: skip
+
+
+def port_rate(machine: Machine, ranks: int, link: Link, c: Mapping[str, float]) -> float:
+    """Return bytes/s of a port in use; ranks on a shared bus divide it."""
+    share = min(1.0 / link.efficiency, c["efficiency"])
     if link.topology == "pcie":
         share *= (2.0 / max(ranks, 2)) ** c["bus_sharing"]
-    return share
+    return link.bandwidth * link.efficiency * share * machine.speed["link_bandwidth"]
 
 
 def ring_hops(op: str, ranks: int, link: Link) -> int:
@@ -100,11 +146,9 @@ def ring_hops(op: str, ranks: int, link: Link) -> int:
     return (ranks - 1) * (2 if op == "all_reduce" else 1)
 
 
-def latency_s(machine: Machine, op: str, ranks: int, link: Link, c: Mapping[str, float]) -> float:
-    """Return the seconds that do not depend on the message."""
-    steps = 0.0 if op == "send" else math.log2(max(ranks, 2)) * (2.0 if op == "all_reduce" else 1.0)
-    latencies = ring_hops(op, ranks, link) or c["base_latency"] + c["step_latency"] * steps
-    return (link.latency * latencies + c["host_s"]) / machine.speed["link_latency"]
+def latency_s(machine: Machine, latencies: float, link: Link, c: Mapping[str, float]) -> float:
+    """Return the seconds that do not depend on the message: the kernel's start, and latencies of the link."""
+    return (c["base_cycles"] / machine.clock_hz + link.latency * latencies) / machine.speed["link_latency"]
 
 
 def collective(
@@ -122,6 +166,4 @@ def collective(
 def alltoall(machine: Machine, link: Link, ranks: int) -> tuple[float, float]:
     """Return (latency_s, seconds_per_byte) of a drawn exchange."""
     c = machine.section("collectives")
-    full = link.bandwidth * link.efficiency * machine.speed["link_bandwidth"]
-    rate = full * port_share("all_to_all", ranks, link, c)
-    return latency_s(machine, "all_to_all", ranks, link, c), 1.0 / rate
+    return latency_s(machine, c["step_latency"], link, c), 1.0 / port_rate(machine, ranks, link, c)

@@ -92,8 +92,8 @@ _FAMILIES = {
                   "flashinfer": "flashinfer", "triton": "triton"},
     "mla": {"flash_att": "fa", "flashmla": "flashmla", "triton": "triton", "trtllm": "trtllm"},
     "moe_alltoall": {"_ll": "latency", "generation": "latency", "deepep": "throughput"},
-    "collectives": {"custom": "custom", "nccl": "nccl", "trtllm": "trtllm"},
 }  # fmt: skip  # by operator: what a kernel's name contains -> the family whose constants it shares
+_DIRECT = ("custom", "trtllm", "shot", "mnnvl", "symm")  # all-reduces that read their peers' memory
 
 
 def _path(operator: str, kernel: str, tail: str = "", mode: str = "") -> list[str]:
@@ -295,7 +295,12 @@ def _mla_projections(b: Batch) -> Terms:
 
 
 def _collective_sections(names: Names) -> list[str]:
-    return [*_path("collectives", names["kernel"]), "collectives/nccl", "collectives"]
+    """Return the sections of an engine's own kernel, or of its launch without a graph, or the library's."""
+    kernel = _clean(names["kernel"]).lower()
+    if names["nodes"] not in ("", "1") or not any(part in kernel for part in _DIRECT):
+        return ["collectives"]
+    own = "eager" if "eager" in kernel else _clean(names["kernel"])
+    return _upwards(f"collectives/direct/{own}")
 
 
 def collective_link(b: Batch) -> tuple[float, Link, int]:
