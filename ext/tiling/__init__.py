@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from ext.backend import kernels
 
-from .reference import Rates, tile_times
+from .reference import DEPTH, Rates, tile_times
 
 _kernels = kernels("ext.tiling", cython="_choose")
 choose, choose_one = _kernels.choose, _kernels.choose_one
 
-__all__ = ["Rates", "choose", "choose_one", "tile_times"]
+__all__ = ["DEPTH", "Rates", "choose", "choose_one", "tile_times"]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 DEPTH = 64.0  # k advances in steps of this many values
+ALONE = 2.0  # multiples of its share of the feeding rate that one processor can take
 
 
 class Rates(NamedTuple):
@@ -18,23 +19,19 @@ class Rates(NamedTuple):
     units: float  # processors that take one tile at a time
     unit_rate: float  # FLOP/s of one
     tile_overhead: float  # rows and columns by which a tile's work grows
-    wave_share: float  # how much of a last, partial wave is saved
-    bandwidth: float  # bytes/s of main memory
-    memory_efficiency: float
-    unit_memory: float  # multiples of its share of the bandwidth that one processor can draw
+    memory_rate: float  # bytes/s of main memory, achieved by enough processors
+    unit_memory: float  # bytes/s that the requests which one processor keeps in flight can draw from it
     weight_bytes: float  # of a value of w[k, n]
     act_bytes: float  # of a value of x[m, k]
     feed_rate: float  # bytes/s at which all processors together take operands into tiles
-    unit_feed: float  # multiples of its share of that which one processor can take
-    feed_waves: float  # how much of a partial wave feeding waits for (0: a unit takes the next tile at once)
     cache_rate: float  # bytes/s of the cache, for partial sums
-    reduction_traffic: float
+    step_s: float  # from a tile's request for the operands of one step in k to the end of the step
     join_s: float  # of a split product
 
 
 def tile_times(xp: Any, shape: tuple[Any, Any, Any, Any, Any], tile: tuple[Any, Any, Any], rates: Rates,
-               ) -> tuple[Any, Any, Any, Any, Any]:  # fmt: skip
-    """Return seconds of (compute, feeding it, memory, reduction through the cache, joining of splits).
+               ) -> tuple[Any, Any, Any, Any, Any, Any]:  # fmt: skip
+    """Return seconds of (compute, feeding it, memory, steps in k, reduction through the cache, joining).
 
     Parameters
     ----------
@@ -44,28 +41,27 @@ def tile_times(xp: Any, shape: tuple[Any, Any, Any, Any, Any], tile: tuple[Any, 
 
     Notes
     -----
+    A processor alone takes operands twice as fast as when all do.  Memory answers a processor at the rate
+    of its requests in flight, so what few processors ask for takes longer.
     The order of the operations is part of the definition: the compiled twin gives the same bits.
     """
     m, n, k, groups, from_memory = shape
     tile_m, tile_n, split = tile
     blocks = xp.ceil(m / tile_m) * xp.ceil(n / tile_n) * groups
     whole = blocks * split / rates.units
-    full = xp.ceil(whole)
-    waves = full - rates.wave_share * (full - whole) * (whole > 1.0)
-    depth = xp.ceil(k / split / DEPTH) * DEPTH
+    steps = xp.ceil(k / split / DEPTH)
+    depth = steps * DEPTH
     overhead = 1.0 + rates.tile_overhead * (1.0 / tile_m + 1.0 / tile_n) * 0.5
-    compute_s = waves * depth * (2.0 * tile_m * tile_n / rates.unit_rate) * overhead
-    share = xp.minimum(1.0, whole)
-    drawn = xp.minimum(rates.memory_efficiency, share * rates.unit_memory)
-    memory_s = from_memory / (rates.bandwidth * drawn)
+    compute_s = xp.ceil(whole) * depth * (2.0 * tile_m * tile_n / rates.unit_rate) * overhead
+    active = xp.minimum(1.0, whole) * rates.units
+    memory_s = from_memory * (1.0 / rates.memory_rate + 1.0 / (active * rates.unit_memory))
     result = m * n * groups * 4.0
-    rounds = xp.maximum(1.0, whole + rates.feed_waves * (waves - whole))
-    fetched = rounds * depth * (tile_m * rates.act_bytes + tile_n * rates.weight_bytes) * rates.units
-    alone = xp.maximum(1.0, xp.minimum(rates.unit_feed, 1.0 / whole))
-    feed_s = (fetched / alone + result * 0.5) / rates.feed_rate
+    fetched = xp.maximum(1.0, whole) * depth * (tile_m * rates.act_bytes + tile_n * rates.weight_bytes)
+    alone = xp.maximum(1.0, xp.minimum(ALONE, 1.0 / whole))
+    feed_s = (fetched * rates.units / alone + result * 0.5) / rates.feed_rate
     is_split = split > 1.0
-    reduce_s = is_split * split * result * rates.reduction_traffic / rates.cache_rate
-    return compute_s, feed_s, memory_s, reduce_s, is_split * rates.join_s
+    reduce_s = is_split * split * result / rates.cache_rate
+    return compute_s, feed_s, memory_s, steps * rates.step_s, reduce_s, is_split * rates.join_s
 
 
 class _Arrays:
@@ -77,8 +73,8 @@ class _Floats:
 
 
 def _total(xp: Any, shape: Any, tile: Any, rates: Rates) -> Any:
-    compute_s, feed_s, memory_s, reduce_s, join_s = tile_times(xp, shape, tile, rates)
-    return np.maximum(np.maximum(compute_s, feed_s), memory_s) + reduce_s + join_s
+    compute_s, feed_s, memory_s, steps_s, reduce_s, join_s = tile_times(xp, shape, tile, rates)
+    return np.maximum(np.maximum(np.maximum(compute_s, feed_s), memory_s), steps_s) + reduce_s + join_s
 
 
 def choose(shapes: FloatArray, tiles: FloatArray, rates: Rates) -> npt.NDArray[np.int64]:

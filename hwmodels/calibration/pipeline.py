@@ -64,7 +64,11 @@ class Calibration:
             for group in groups(operator, own.columns, machine, reason):
                 if uncovered(operator, group.names, machine, system):
                     continue
-                for section in _fitted(table_of(operator).section(group.names)):
+                sections = _fitted(table_of(operator).section(group.names))
+                paced = float(own.seconds[group.rows].min()) > _SLOW_LAUNCH_S
+                if paced and "host_s" in plan_of(sections[0]).free:
+                    sections = sections[-1:]  # the host's pace says nothing of the device
+                for section in sections:
                     found.setdefault(section, []).append((gpu, group))
         return dict(sorted(found.items(), key=lambda item: (item[0].count("/"), item[0])))
 

@@ -9,12 +9,11 @@ from typing import Any
 Bounds = dict[str, tuple[float, float]]
 
 _GEMM: Bounds = {
-    "compute_efficiency": (0.3, 0.95), "memory_efficiency": (0.5, 0.95), "unit_memory": (1.0, 20.0),
-    "cache_efficiency": (0.2, 1.0), "launch_factor": (0.8, 3.0), "copies": (1.0, 20.0),
-    "residency_power": (2.0, 8.0), "unit_feed": (0.7, 4.0), "feed_waves": (0.01, 1.0),
-    "tile_overhead": (1.0, 200.0),
-    "wave_share": (0.01, 1.0), "overlap_power": (2.0, 10.0), "reduction_traffic": (0.05, 5.0),
-    "split_cycles": (100.0, 2e4), "feed_bytes_per_flop": (0.002, 0.05), "epilogue_flop": (0.1, 300.0),
+    "compute_efficiency": (0.3, 0.97), "memory_efficiency": (0.5, 0.95), "unit_bytes": (20.0, 2000.0),
+    "cache_efficiency": (0.2, 1.0), "start_cycles": (10.0, 2e4), "copies": (1.0, 20.0),
+    "tile_overhead": (1.0, 200.0), "step_cycles": (20.0, 2000.0), "split_cycles": (100.0, 2e4),
+    "feed_bytes_per_flop": (0.002, 0.05), "epilogue_flop": (0.1, 300.0), "power_share": (0.3, 1.5),
+    "throttle_s": (1e-5, 1e-2),
 }  # fmt: skip
 _ATTENTION: Bounds = {
     "compute_efficiency": (0.05, 1.0), "memory_efficiency": (0.3, 0.97), "cache_efficiency": (0.1, 1.0),
@@ -34,16 +33,15 @@ _DECODE: Bounds = {
 }  # fmt: skip
 
 _GEMM_START = {
-    "compute_efficiency": 0.9, "memory_efficiency": 0.8, "launch_factor": 1.3, "copies": 5.0,
-    "residency_power": 8.0, "unit_memory": 4.0, "tile_overhead": 3.0, "wave_share": 0.1,
-    "overlap_power": 10.0, "reduction_traffic": 1.0, "split_cycles": 4000.0, "host_s": 1e-8,
-    "quantise_launch": 1.0, "quantise_bandwidth": 0.5, "quantise_flop": 1e4, "unit_feed": 2.0,
-    "feed_waves": 0.03, "cache_efficiency": 0.5,
-    "feed_bytes_per_flop": 0.01, "epilogue_flop": 16.0,
+    "compute_efficiency": 0.9, "memory_efficiency": 0.85, "unit_bytes": 80.0, "cache_efficiency": 0.5,
+    "start_cycles": 700.0, "copies": 5.0, "tile_overhead": 3.0, "step_cycles": 300.0, "split_cycles": 4000.0,
+    "feed_bytes_per_flop": 0.01, "epilogue_flop": 16.0, "power_share": 1.0, "throttle_s": 2e-4,
+    "host_s": 1e-8, "quantise_launch": 1.0, "quantise_bandwidth": 0.5, "quantise_flop": 1e4,
 }  # fmt: skip
 _MOE_START = {
     "compute_efficiency": 0.4, "memory_efficiency": 0.85, "cache_efficiency": 0.9, "cache_share": 1.0,
-    "overlap_power": 2.0, "launch_factor": 15.0, "host_s": 1e-8, "active_s": 2e-7, "tile_overhead": 15.0,
+    "overlap_power": 2.0, "launch_factor": 15.0, "host_s": 1e-8, "active_cycles": 350.0,
+    "step_cycles": 200.0, "tile_overhead": 15.0,
     "token_hidden": 1.5, "token_inter": 0.2, "assigned_hidden": 1.5, "assigned_inter": 0.2, "untuned": 1.1,
     "unit_memory": 2.0,
 }  # fmt: skip
@@ -82,12 +80,13 @@ PLANS: dict[str, Plan] = {
     "gemm/": Plan({  # implementations of narrow types: another kernel, and the one that quantises
         **_GEMM, "host_s": (1e-9, 4e-4), "quantise_launch": (0.05, 10.0),
         "quantise_bandwidth": (0.02, 2.0), "quantise_flop": (10.0, 1e6),
-    }),
+    }, gain=0.03),
     "moe": Plan({
         "compute_efficiency": (0.1, 1.0), "memory_efficiency": (0.3, 0.97), "cache_efficiency": (0.1, 1.0),
         "cache_share": (0.3, 2.0), "overlap_power": (1.0, 10.0), "launch_factor": (1.0, 100.0),
-        "active_s": (1e-10, 5e-6), "tile_overhead": (1.0, 100.0), "token_hidden": (1e-3, 30.0),
-        "token_inter": (1e-3, 30.0), "assigned_hidden": (1e-3, 15.0), "assigned_inter": (1e-3, 25.0),
+        "active_cycles": (0.1, 1e4), "step_cycles": (1.0, 2000.0), "tile_overhead": (1.0, 100.0),
+        "token_hidden": (1e-3, 30.0), "token_inter": (1e-3, 30.0),
+        "assigned_hidden": (1e-3, 15.0), "assigned_inter": (1e-3, 25.0),
         "untuned": (0.8, 2.5), "unit_memory": (0.3, 20.0),
     }, _MOE_START),
     "attention_prefill": Plan(_PREFILL, _PREFILL_START, {"query_tile": (64.0, 128.0)}, gain=0.015),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,7 +25,8 @@ class Selection:
     """The search for the few constants that leave what a section inherits.
 
     A constant joins if it takes away the share `gain` of the error that is left, and leaves again if
-    without it the error is not larger by that share.
+    without it the error is not larger by that share.  What one of an architecture alone takes away
+    must be more than it adds to the errors on devices that are left out of the fit.
     """
 
     target: Target
@@ -45,13 +46,30 @@ class Selection:
         shared = [name for name in self.free if "@" not in name]
         own, cost = self._refitted({name: self._start(name, {}) for name in shared}, 25)
         own, cost = self._fewer(own, cost)
+        refused: set[str] = set()
         while True:
             tries = [(*self._refitted({**own, name: self._start(name, own)}, _ROUNDS)[::-1], name)
-                     for name in self._promising(own)]  # fmt: skip
+                     for name in self._promising(own, refused)]  # fmt: skip
             if not tries or min(tries, key=lambda each: each[0])[0] > cost * (1.0 - self.gain):
                 break
-            cost, own, _ = min(tries, key=lambda each: each[0])
+            least, found, name = min(tries, key=lambda each: each[0])
+            if "@" in name and least + self.left_out_cost(found) > cost + self.left_out_cost(own):
+                refused.add(name)
+            else:
+                cost, own = least, found
         return self._fewer(*self._refitted(own, 25))[0]
+
+    def left_out_cost(self, own: Mapping[str, float]) -> float:
+        """Return the summed error on each architecture's rows with constants fitted to all the others'."""
+        total = 0.0
+        for line in sorted({each.architecture for each in self.target.rows}):
+            seen = [each for each in self.target.rows if each.architecture != line]
+            shared = {name: value for name, value in own.items() if not name.endswith(f"@{line}")}
+            if seen:
+                learned = replace(self, target=replace(self.target, rows=seen))._refitted(shared, _ROUNDS)[0]
+                unseen = [each for each in self.target.rows if each.architecture == line]
+                total += robust_cost(replace(self.target, rows=unseen), self.constants(learned))
+        return total
 
     def _fewer(self, own: Values, cost: float) -> tuple[Values, float]:
         """Give back constants, the least missed first, as long as the error grows little by each."""
@@ -99,13 +117,13 @@ class Selection:
             found = fit(self.target, found, {name: self.free[name] for name in own}, self.hold, rounds)
         return {name: found[name] for name in own}, robust_cost(self.target, found)
 
-    def _promising(self, own: Values) -> list[str]:
+    def _promising(self, own: Values, refused: Collection[str]) -> list[str]:
         """Return the candidates whose step, by the slope of the errors, takes away most."""
         errors = self.target.errors(self.constants(own))
         weight = 1.0 / np.sqrt(1.0 + (errors / SCALE) ** 2)
         expected = {}
         for name in self.free:
-            if name not in own:
+            if name not in own and name not in refused:
                 slope = self._slope(own, name, errors)
                 gain = float((slope @ (weight * errors)) ** 2 / (slope @ (weight * slope) + 1e-9))
                 expected[name] = gain

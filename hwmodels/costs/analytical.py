@@ -163,7 +163,7 @@ _MLA_DECODE = ("mla_decode/bf16", "mla_decode/fp8")
 class Analytical:
     """Physics with few fitted constants.
 
-    `constants` override them by name (``gemm.overlap_power: 4``).  With `warm`, operands that fit the
+    `constants` override them by name (``gemm.split_cycles: 2000``).  With `warm`, operands that fit the
     on-chip cache stay in it, as in a benchmark that repeats one operator; a model's layers evict them.
     `kernels` names whose implementations run, where theirs are known; None: the usual ones.
     """

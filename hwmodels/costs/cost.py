@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .namespace import blend
+
 FloatArray = npt.NDArray[np.float64]
 
 PARTS: tuple[str, ...] = (
@@ -102,6 +104,18 @@ class Terms:
     def __add__(self, other: Terms) -> Terms:
         """Return the terms of two operators one after the other."""
         return Terms(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+    def behind(self, host_s: Any, power: float) -> Terms:
+        """Return the terms of work that is handed over while the host prepares the next (in `host_s`).
+
+        The host runs ahead, so the longer of the two counts: the norm `power` of both, as in `blend`.
+        """
+        device_s = self.seconds()
+        waiting_s, working_s = blend(power, host_s, device_s)
+        share = working_s / device_s
+        parts = {name: getattr(self, name) * share for name in PARTS}
+        parts["launch"] = parts["launch"] + waiting_s
+        return Terms(**parts, flop=self.flop, bytes_main=self.bytes_main, bytes_link=self.bytes_link)
 
     def seconds(self) -> Any:
         """Return the duration."""

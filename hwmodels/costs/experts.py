@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ext.tiling import DEPTH
 
 from .cost import COMPUTE, LAUNCH, MEMORY, N_PARTS, Cost, CostArrays, FloatArray, Terms
 from .gemm import residency
@@ -96,10 +99,23 @@ def tables(machine: Machine, hidden: int, inter: int, gated: bool, weights: str,
     weight_bytes = hidden * inter * matrices * value_bytes(weights)
     moved = np.where(n > 0, weight_bytes + n * token * c["memory_efficiency"], 0.0)
     return ExpertTables(
-        padded * flop, moved, flop, 1.0 / (machine.peak(activations) * c["compute_efficiency"]), 0.0,
+        padded * flop, moved, flop,
+        _seconds_per_flop(machine, activations, c), _head_s(machine, hidden, inter, c),
         1.0 / rate, machine.launch_s * c["launch_factor"] + c["host_s"] / machine.speed["launch"],
-        c["active_s"] / machine.speed["launch"], c["overlap_power"],
+        machine.cycles_s(c["active_cycles"]), c["overlap_power"],
     )  # fmt: skip
+
+
+def _seconds_per_flop(machine: Machine, activations: str, c: Mapping[str, float]) -> float:
+    """Return the seconds of a FLOP, with those on the padding of tiles: at peak, or within the power."""
+    seconds: float = 1.0 / (machine.peak(activations) * c["compute_efficiency"])
+    return max(seconds, machine.powered_s(machine.section("gemm")["power_share"], activations))
+
+
+def _head_s(machine: Machine, hidden: Any, inter: Any, c: Mapping[str, float]) -> Any:
+    """Return the seconds of one tile's steps in k, up and down, each of which waits for its operands."""
+    steps = (hidden + inter) / DEPTH
+    return steps * c["step_cycles"] / machine.clock_hz / machine.speed["compute"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +137,12 @@ def layer(xp: Any, machine: Machine, load: Load, hidden: Any, inter: Any, matric
     that sort, gather and combine tokens add their traffic; each expert and the launch add a latency.
     """
     c = machine.section(section)
-    rate = machine.peak(activations) * c["compute_efficiency"]
     rows: Any = None
     for tile, padded in zip(TILES, load.padded, strict=True):
         work = padded * (1.0 + c["tile_overhead"] / tile)
         rows = work if rows is None else xp.minimum(rows, work)
-    compute_s = rows * 2.0 * hidden * inter * matrices / rate
+    compute_s = rows * 2.0 * hidden * inter * matrices * _seconds_per_flop(machine, activations, c)
+    compute_s = compute_s + _head_s(machine, hidden, inter, c)
     weight_bytes = load.active * hidden * inter * matrices * value_bytes(weights)
     resident = residency(xp, machine, weight_bytes / c["cache_share"], _RESIDENCY_POWER)
     blocks = load.active * xp.ceil(inter / 64.0) + 1e-9
@@ -139,7 +155,7 @@ def layer(xp: Any, machine: Machine, load: Load, hidden: Any, inter: Any, matric
     share = parts[1] / weights_s
     extra = load.tokens * 2.0 * (hidden * c["token_hidden"] + inter * c["token_inter"])
     extra = extra + load.assigned * 2.0 * (hidden * c["assigned_hidden"] + inter * c["assigned_inter"])
-    fixed = (c["host_s"] + load.active * c["active_s"]) / machine.speed["launch"]
+    fixed = c["host_s"] / machine.speed["launch"] + machine.cycles_s(load.active * c["active_cycles"])
     return Terms(
         compute=parts[0], memory=memory_s * share + extra / machine.bandwidth, cache=cache_s * share,
         launch=machine.launch_s * c["launch_factor"] + fixed,

@@ -15,6 +15,9 @@ from .machine import Machine, value_bytes
 from .namespace import SCALAR, blend
 
 SPLITS = (1, 2, 3, 4, 6, 8, 16)
+OVERLAP = 10.0  # of a kernel's resources: close to the longest of their times
+_RESIDENCY_POWER = 8.0
+_NO_HOST_S = 1e-6  # below any launch: the kernels were recorded and replayed
 
 
 def gemm(xp: Any, machine: Machine, m: Any, n: Any, k: Any, weights: str, activations: str,
@@ -22,32 +25,38 @@ def gemm(xp: Any, machine: Machine, m: Any, n: Any, k: Any, weights: str, activa
     """Cost one GEMM; `quantise` adds the kernel that turns bf16 activations into `activations`.
 
     With `groups`, as many independent products of that shape in one kernel (one for each head).
-    Four times overlap: the tensor cores on waves of tiles; their operands, which each tile fetches anew
-    (units are built to feed their tensor cores, so this rate is a share of the peak); main memory and
-    the on-chip cache, each operand once.  The tile and the number of parts that k is split into are
-    those with the least time.
+    What overlaps: the tensor cores on waves of tiles; their operands, which each tile fetches anew (units
+    are built to feed their tensor cores, so this rate is a share of the peak); main memory and the on-chip
+    cache, each operand once; the steps in k of one tile, each of which waits for its operands; and the
+    FLOPs within the power of the board.  The tile and the number of parts that k is split into are those
+    with the least time.
     """
     c = machine.section(section)
     weight_bytes, act_bytes = value_bytes(weights), value_bytes(activations)
     moved = (k * n * weight_bytes + m * k * act_bytes + m * n * 2.0) * groups
     working_set = (k * n * weight_bytes * c["copies"] + m * k * act_bytes + m * n * 2.0) * groups
-    from_memory = moved * (1.0 - residency(xp, machine, working_set, c["residency_power"]))
+    from_memory = moved * (1.0 - residency(xp, machine, working_set, _RESIDENCY_POWER))
     rates = _rates(machine, c, weight_bytes, act_bytes, activations)
     shape = (m, n, k, groups, from_memory)
     tile = _fastest(xp, machine.tiles, shape, rates)
-    compute_s, feed_s, memory_s, reduce_s, join_s = tile_times(xp, shape, tile, rates)
-    cache_s = moved / rates.cache_rate
-    parts = blend(c["overlap_power"], compute_s, feed_s, memory_s, cache_s)
-    out = Terms(compute=parts[0] + parts[1], memory=parts[2], cache=parts[3] + reduce_s)
+    compute_s, feed_s, memory_s, steps_s, reduce_s, join_s = tile_times(xp, shape, tile, rates)
+    flop = 2.0 * m * n * k * groups
+    powered_s = machine.powered_s(flop * c["power_share"], activations)
+    if machine.warm:  # a short kernel is over before the board's regulators answer
+        powered_s = powered_s * powered_s / (powered_s + c["throttle_s"])
+    parts = blend(OVERLAP, compute_s, feed_s, powered_s, memory_s, moved / rates.cache_rate, steps_s)
+    out = Terms(compute=parts[0] + parts[1] + parts[2], memory=parts[3], cache=parts[4] + reduce_s)
     out.vector = m * n * groups * c["epilogue_flop"] / machine.vector_rate  # scaling, converting, storing
-    out.launch = machine.launch_s * c["launch_factor"] + join_s + c["host_s"] / machine.speed["launch"]
-    out.flop, out.bytes_main = 2.0 * m * n * k * groups, moved
+    out.launch = machine.launch_s + machine.cycles_s(c["start_cycles"]) + parts[5] + join_s
+    out.flop, out.bytes_main = flop, moved
     if quantise:
         extra = m * k * (2.0 + act_bytes)
         out.launch = out.launch + machine.launch_s * c["quantise_launch"]
         out.memory = out.memory + extra / (machine.bandwidth * c["quantise_bandwidth"])
         out.vector = out.vector + m * c["quantise_flop"] / machine.vector_rate
-    return out
+    if c["host_s"] < _NO_HOST_S:
+        return out
+    return out.behind(c["host_s"] / machine.speed["launch"], OVERLAP)
 
 
 def _rates(machine: Machine, c: Mapping[str, float], weight_bytes: float, act_bytes: float,
@@ -55,11 +64,10 @@ def _rates(machine: Machine, c: Mapping[str, float], weight_bytes: float, act_by
     """Return what the times of tiles depend on besides the shape."""
     return Rates(
         float(machine.units), machine.peak(precision) * c["compute_efficiency"] / machine.units,
-        c["tile_overhead"], c["wave_share"], machine.bandwidth, c["memory_efficiency"], c["unit_memory"],
-        weight_bytes, act_bytes, machine.peak("bf16") * c["feed_bytes_per_flop"], c["unit_feed"],
-        c["feed_waves"],
-        machine.l2_bandwidth * c["cache_efficiency"], c["reduction_traffic"],
-        machine.cycles_s(c["split_cycles"]),
+        c["tile_overhead"], machine.bandwidth * c["memory_efficiency"],
+        machine.bytes_per_s(c["unit_bytes"]), weight_bytes, act_bytes,
+        machine.peak("bf16") * c["feed_bytes_per_flop"], machine.l2_bandwidth * c["cache_efficiency"],
+        machine.cycles_s(c["step_cycles"]), machine.cycles_s(c["split_cycles"]),
     )  # fmt: skip
 
 

@@ -121,6 +121,8 @@ class Machine:
     architecture: str
     main: str
     sections: Sections  # fitted constants of operators and of their implementations
+    flop_energy: dict[str, float]  # joules by precision; what is not given draws no power
+    budget_w: float  # what the board's peak power leaves above what it draws while any kernel runs
     warm: bool = False  # operands stay in the cache from one run to the next, as in a benchmark
     speed: dict[str, float] = field(default_factory=dict)
 
@@ -131,6 +133,15 @@ class Machine:
     def cycles_s(self, cycles: Any) -> Any:
         """Return the seconds of a latency that is a number of clock cycles."""
         return cycles / self.clock_hz / self.speed["launch"]
+
+    def bytes_per_s(self, per_cycle: Any) -> Any:
+        """Return the bytes/s of requests in flight that return so many bytes in each clock cycle."""
+        return per_cycle * self.clock_hz * self.speed["memory"]
+
+    def powered_s(self, flop: Any, name: str) -> Any:
+        """Return the seconds over which the board's power spreads FLOPs on operands of type `name`."""
+        joules = self.flop_energy.get(self.precision(name), 0.0)
+        return flop * joules / self.budget_w / self.speed["compute"]
 
     def precision(self, name: str) -> str:
         """Return the type in which the device multiplies `name` operands.
@@ -186,7 +197,8 @@ def machine_of(
         tier.bandwidth * knobs["memory"], tier.efficiency, tier.latency / knobs["launch"],
         l2.capacity if l2 else 0.0, (l2.bandwidth if l2 else 2 * tier.bandwidth) * knobs["cache"],
         compute.launch_overhead / knobs["launch"], tuple(compute.tiles), compute.architecture,
-        device.main_memory, sections, warm, knobs,
+        device.main_memory, sections, dict(compute.energy_per_flop),
+        device.power.peak - device.power.idle - device.power.other, warm, knobs,
     )  # fmt: skip
 
 

@@ -119,13 +119,11 @@ def _usual(operator: str, framework: str, kind: str) -> list[str]:
 
 
 def _gemm_sections(names: Names) -> list[str]:
-    kind, kernel = names["dtype"], _clean(names["kernel"])
-    if _type(kind) in ("bf16", "fp16"):
-        return ["gemm"]
-    if TYPES.get(kind, ("", "bf16"))[1] in ("bf16", "fp16"):
-        return [*_upwards(f"gemm/{kind}/{kernel}"), "gemm"]
-    own = _upwards(f"gemm/{kind}/{kernel}")
-    return own if kind == "fp8_block" else [*dict.fromkeys([*own, *_upwards(f"gemm/fp8/{kernel}")])]
+    kind, kernel = names["dtype"] or "bfloat16", _clean(names["kernel"])
+    if TYPES.get(kind, ("", "bf16"))[1] in ("bf16", "fp16"):  # weights alone are narrow, or nothing is
+        return ["gemm"] if _type(kind) in ("bf16", "fp16") else [*_upwards(f"gemm/{kind}/{kernel}"), "gemm"]
+    own = [f"gemm/{kind}/{kernel}", f"gemm/{names['framework']}-{kind}", f"gemm/{kind}"]
+    return own if kind in ("fp8", "fp8_block") else [*own, *_upwards(f"gemm/fp8/{kernel}")]
 
 
 def _run_gemm(b: Batch) -> Terms:

@@ -130,7 +130,7 @@ def test_mistakes_are_named():
     with pytest.raises(ConfigError, match="unknown part"):
         build_cost_model("analytical", device, {"memry": 2.0})
     with pytest.raises(ConfigError, match=r"unknown calibration constant .*did you mean 'gemm\."):
-        build_cost_model({"name": "analytical", "constants": {"gemm.overlap_powr": 1.0}}, device)
+        build_cost_model({"name": "analytical", "constants": {"gemm.split_cycels": 1.0}}, device)
     with pytest.raises(ConfigError, match="did you mean 'all_reduce'"):
         build_cost_model("roofline", device).collective("allreduce", 1e6, 8, LINK)
     with pytest.raises(ConfigError, match="no inter_node link"):
