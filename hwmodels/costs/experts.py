@@ -109,7 +109,8 @@ def tables(machine: Machine, hidden: int, inter: int, gated: bool, weights: str,
 def _seconds_per_flop(machine: Machine, activations: str, c: Mapping[str, float]) -> float:
     """Return the seconds of a FLOP, with those on the padding of tiles: at peak, or within the power."""
     seconds: float = 1.0 / (machine.peak(activations) * c["compute_efficiency"])
-    return max(seconds, machine.powered_s(machine.section("gemm")["power_share"], activations))
+    powered_s: float = machine.powered_s(machine.section("gemm")["power_share"], activations)
+    return max(seconds, powered_s)
 
 
 def _head_s(machine: Machine, hidden: Any, inter: Any, c: Mapping[str, float]) -> Any:
