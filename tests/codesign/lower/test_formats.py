@@ -92,7 +92,8 @@ def test_an_average_below_the_choices_is_refused():
 def test_equal_bits_are_plain_precision(bits, name):
     ours, plain = codesign.simulate(base({"bits": bits})), codesign.simulate(base(name))
     for key, value in plain.summary.items():
-        assert ours.summary[key] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value)
+        close = isinstance(value, (float, dict))  # sums in another order
+        assert ours.summary[key] == (pytest.approx(value, rel=1e-12) if close else value)
     for key, value in plain.memory.items():
         assert ours.memory[key] == pytest.approx(value, rel=1e-12)
     assert ours.energy_j == pytest.approx(plain.energy_j, rel=1e-12)
