@@ -18,7 +18,7 @@ from hwmodels.spec import System
 
 from .data import ARCHITECTURES, DEVICES, Measured, read
 from .fit import Rows, Target, fit, median_error
-from .plan import Plan, plan_of
+from .plan import Plan, layers, plan_of
 from .select import Selection, robust_cost
 
 SAMPLE = 1000  # rows of a section and device; a fixed draw
@@ -83,11 +83,12 @@ class Calibration:
         else:
             inherited = _best(whole, plan)
             free, gain = _candidates(plan, lines), plan.gain / 2
-            search = Selection(whole, inherited, free, _HOLD, gain, tuple(plan.free))
+            known = {name: value for name, value in plan.start.items() if "@" in name}
+            search = Selection(whole, inherited, free, _HOLD, gain, tuple(plan.free), known)
             own = {**inherited, **search.run()}
         self.constants.pop(section, None)
         if own:
-            self.constants[section] = _layers(own)
+            self.constants[section] = layers(own)
         self.counts[section] = sum(len(group.rows) for _, group in members)
         best = Selection(whole, inherited, {}, _HOLD, plan.gain).constants(own)
         shown = ", ".join(f"{gpu} {median_error(target, best):.1%}" for gpu, target in targets.items())
@@ -148,15 +149,6 @@ def _best(target: Target, plan: Plan) -> dict[str, float]:
         constants = fit(target, chosen, plan.free, _HOLD)
         found.append((robust_cost(target, constants), constants))
     return min(found, key=lambda each: each[0])[1]
-
-
-def _layers(own: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return constants as they stand in the file: of all, then of each architecture."""
-    layers: dict[str, dict[str, float]] = {"default": {}}
-    for key, value in own.items():
-        name, _, line = key.partition("@")
-        layers.setdefault(line or "default", {})[name] = value
-    return layers
 
 
 def _fitted(names: Sequence[str]) -> list[str]:

@@ -16,22 +16,21 @@ _GEMM: Bounds = {
     "throttle_s": (1e-5, 1e-2),
 }  # fmt: skip
 _ATTENTION: Bounds = {
-    "compute_efficiency": (0.05, 1.0), "memory_efficiency": (0.3, 0.97), "cache_efficiency": (0.1, 1.0),
+    "compute_efficiency": (0.05, 1.0), "memory_efficiency": (0.74, 0.97), "cache_efficiency": (0.1, 1.0),
     "overlap_power": (1.0, 10.0), "launch_factor": (0.5, 8.0), "block_cycles": (1.0, 6e4),
     "wave_share": (0.01, 1.0),
 }  # fmt: skip
 _PREFILL: Bounds = {
-    **_ATTENTION, "masked_keys": (1.0, 200.0), "window_keys": (1.0, 300.0), "softmax_flop": (0.1, 100.0),
+    **_ATTENTION, "masked_keys": (1.0, 200.0), "window_keys": (1.0, 300.0),
     "unit_share": (0.2, 1.6), "max_splits": (1.0, 8.0), "extra_query": (1e-3, 20.0),
     "extra_kv": (1e-3, 40.0), "dim_64": (0.3, 3.0), "dim_192": (0.3, 3.0), "dim_256": (0.3, 4.0),
 }  # fmt: skip
 _DECODE: Bounds = {
-    **_ATTENTION, "blocks_per_unit": (1.0, 4.0), "chunk_tokens": (32.0, 2048.0), "max_splits": (2.0, 256.0),
-    "unit_memory": (1.0, 50.0), "row_cycles": (1.0, 2000.0), "cache_share": (0.3, 3.0),
-    "join_cycles": (1.0, 3e4), "dim_64": (0.5, 2.0),
-    "dim_192": (0.5, 2.0), "dim_256": (0.5, 2.0),
+    **_ATTENTION, "overlap_power": (4.0, 10.0), "blocks_per_unit": (1.0, 4.0),
+    "chunk_tokens": (32.0, 2048.0), "max_splits": (1.0, 256.0), "unit_bytes": (0.5, 200.0),
+    "row_cycles": (1.0, 2000.0), "cache_share": (0.3, 3.0), "join_cycles": (1.0, 3e4),
+    "ramp_cycles": (10.0, 1e5), "dim_64": (0.5, 2.0), "dim_192": (0.5, 2.0), "dim_256": (0.5, 2.0),
 }  # fmt: skip
-
 _GEMM_START = {
     "compute_efficiency": 0.9, "memory_efficiency": 0.85, "unit_bytes": 80.0, "cache_efficiency": 0.5,
     "start_cycles": 700.0, "copies": 5.0, "tile_overhead": 3.0, "step_cycles": 300.0, "split_cycles": 4000.0,
@@ -47,17 +46,22 @@ _MOE_START = {
 }  # fmt: skip
 _PREFILL_START = {
     "query_tile": 64.0, "masked_keys": 10.0, "window_keys": 60.0, "compute_efficiency": 0.6, "dim_64": 1.0,
-    "dim_192": 1.0, "dim_256": 1.0, "softmax_flop": 2.0, "block_cycles": 2000.0, "wave_share": 0.5,
+    "dim_192": 1.0, "dim_256": 1.0, "block_cycles": 2000.0, "wave_share": 0.5,
     "unit_share": 1.0, "max_splits": 2.0, "cache_share": 1.0, "residency_power": 8.0,
     "memory_efficiency": 0.9, "cache_efficiency": 0.5, "extra_query": 0.5, "extra_kv": 2.0,
     "overlap_power": 5.0, "launch_factor": 4.0, "host_s": 1e-8,
 }  # fmt: skip
 _DECODE_START = {
     "blocks_per_unit": 1.2, "max_rows": 64.0, "row_tile": 16.0, "chunk_tokens": 64.0, "max_splits": 16.0,
-    "wave_share": 0.5, "compute_efficiency": 0.3, "unit_memory": 20.0, "block_cycles": 6000.0,
+    "wave_share": 0.5, "compute_efficiency": 0.3, "unit_bytes": 50.0, "block_cycles": 6000.0,
     "row_cycles": 40.0, "cache_share": 0.8, "residency_power": 6.0, "memory_efficiency": 0.85,
-    "cache_efficiency": 0.8, "overlap_power": 2.5, "join_cycles": 5000.0, "launch_factor": 3.0,
+    "cache_efficiency": 0.8, "overlap_power": 5.0, "join_cycles": 5000.0, "launch_factor": 2.0,
     "host_s": 1e-8, "dim_64": 1.0, "dim_192": 1.0, "dim_256": 1.0, "split_from": 128.0,
+    "ramp_cycles": 1e4,
+}  # fmt: skip
+# TensorRT-LLM's kernel for Ampere and Ada leaves each sequence to one block; those of newer devices split it
+_MLA_DECODE_START = _DECODE_START | {
+    "max_splits": 64.0, "max_splits@ampere": 1.0, "max_splits@ada": 1.0, "max_splits@blackwell-rtx": 64.0,
 }  # fmt: skip
 _COLLECTIVES_START = {
     "base_cycles": 1e4, "step_latency": 0.15, "efficiency": 1.05, "own_share": 0.35, "piece_latency": 0.45,
@@ -89,12 +93,16 @@ PLANS: dict[str, Plan] = {
         "assigned_hidden": (1e-3, 15.0), "assigned_inter": (1e-3, 25.0),
         "untuned": (0.8, 2.5), "unit_memory": (0.3, 20.0),
     }, _MOE_START),
-    "attention_prefill": Plan(_PREFILL, _PREFILL_START, {"query_tile": (64.0, 128.0)}, gain=0.015),
-    "attention_decode": Plan(_DECODE, _DECODE_START, {"row_tile": (1.0, 16.0), "split_from": (1.0, 128.0)}),
+    "attention_prefill": Plan(_PREFILL, _PREFILL_START, {"query_tile": (64.0, 128.0)}, gain=0.025),
+    "attention_prefill/trtllm": Plan(_PREFILL, {}, {"query_tile": (64.0, 128.0)}, gain=0.015),
+    "attention_decode": Plan(_DECODE, _DECODE_START,
+                             {"row_tile": (1.0, 16.0), "split_from": (1.0, 128.0)}, gain=0.03),
+    "attention_decode/trtllm/grouped": Plan(
+        _DECODE, {}, {"row_tile": (1.0, 16.0), "split_from": (1.0, 128.0, 512.0)}, gain=0.015
+    ),
     "mla_prefill": Plan(_PREFILL, _PREFILL_START | {"absorbed": 1.0},
-                        {"absorbed": (0.0, 1.0), "query_tile": (64.0, 128.0)}),
-    "mla_decode": Plan({**_DECODE, "max_rows": (16.0, 128.0)}, _DECODE_START,
-                       {"row_tile": (1.0, 16.0, 64.0)}),
+                        {"absorbed": (0.0, 1.0), "query_tile": (64.0, 128.0)}, gain=0.03),
+    "mla_decode": Plan(_DECODE, _MLA_DECODE_START, {"row_tile": (1.0, 16.0, 64.0)}),
     "module": Plan({"host_s": (1e-9, 2e-4)}),
     "collectives": Plan({
         "base_cycles": (1e3, 1e5), "step_latency": (0.01, 2.0), "efficiency": (0.3, 1.5),
@@ -144,7 +152,16 @@ def bare(constants: Mapping[str, Any], operators: Iterable[str]) -> dict[str, An
     tops = {operator: ROOTS.get(operator, (operator,)) for operator in operators}
     out = {name: values for name, values in constants.items() if _owner(name) not in tops}
     starts = {top: PLANS[top].start for each in tops.values() for top in each if "/" not in top}
-    return out | {top: {"default": dict(start)} for top, start in starts.items()}
+    return out | {top: layers(start) for top, start in starts.items()}
+
+
+def layers(constants: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return constants as they stand in the file: of all, then of each architecture (``name@line``)."""
+    out: dict[str, dict[str, float]] = {"default": {}}
+    for key, value in constants.items():
+        name, _, line = key.partition("@")
+        out.setdefault(line or "default", {})[name] = value
+    return out
 
 
 def _owner(section: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,11 +35,12 @@ class Selection:
     hold: float
     gain: float
     kept: tuple[str, ...] = ()  # never given back
+    known: Mapping[str, float] = field(default_factory=dict)  # not fitted: what architectures are known to do
 
     def constants(self, own: Mapping[str, float]) -> Values:
         """Return all constants: own ones stand before everything inherited of that name."""
         kept = {name: value for name, value in self.inherited.items() if name.partition("@")[0] not in own}
-        return {**kept, **own}
+        return {**kept, **self.known, **own}
 
     def run(self) -> Values:
         """Return the own constants: all that are shared at first, then fewer; then of architectures."""

@@ -32,7 +32,9 @@ def prefill(xp: Any, machine: Machine, batch: Any, q_len: Any, kv_len: Any, head
 
     A thread block takes a tile of queries of one head through all keys that it sees, plus part of a
     tile of masked ones.  The kernel lasts as long as all blocks take on all units, but not less than
-    the longest block; main memory is read meanwhile.  Kernels beside it append to the cache.
+    the longest block; main memory is read meanwhile.  Kernels beside it append to the cache.  The softmax
+    runs beside the tensor cores: kernels reach the same share of their peak on devices whose vector units
+    are four and sixteen times slower than these.
     """
     c = machine.section(section)
     both = qk_dim + v_dim
@@ -48,18 +50,17 @@ def prefill(xp: Any, machine: Machine, batch: Any, q_len: Any, kv_len: Any, head
     work = xp.maximum(waves * mean * (whole >= 1.0), longest)  # pairs on the busiest unit
     unit_rate = machine.peak(precision) * c["compute_efficiency"] / machine.units
     compute_s = work * 2.0 * both * _dim_factor(xp, c, both * 0.5) / unit_rate
-    vector_s = work * c["softmax_flop"] / machine.vector_rate * machine.units
     start_s = waves * machine.cycles_s(c["block_cycles"])
     moved = batch * (kv_len * kv_heads * kv_bytes + q_len * heads * 2.0) * both
     extra = batch * q_len * both * (heads * c["extra_query"] + kv_heads * c["extra_kv"])
     missed = 1.0 - residency(xp, machine, moved / c["cache_share"], c["residency_power"])
     rate = machine.bandwidth * c["memory_efficiency"]
-    stream_s = compute_s + vector_s + start_s
+    stream_s = compute_s + start_s
     parts = blend(c["overlap_power"], stream_s, moved * missed / rate)
     share = parts[0] / stream_s
     launch = machine.launch_s * c["launch_factor"] + c["host_s"] / machine.speed["launch"]
     return Terms(
-        compute=compute_s * share, vector=vector_s * share, memory=parts[1] + extra * missed / rate,
+        compute=compute_s * share, memory=parts[1] + extra * missed / rate,
         cache=(moved + extra) / (machine.l2_bandwidth * c["cache_efficiency"]),
         launch=launch + start_s * share, flop=2.0 * batch * heads * pairs * both, bytes_main=moved,
     )  # fmt: skip
@@ -86,8 +87,8 @@ def decode(xp: Any, machine: Machine, batch: Any, tokens: Any, heads: Any, kv_he
 
     Notes
     -----
-    A block reads its tokens at a unit's own pace; blocks fill the units in waves; all of them together
-    cannot be faster than main memory, or than the cache where the keys and values stay in it.
+    A block reads its tokens at a unit's own pace, in bytes a clock; blocks fill the units in waves; all of
+    them together cannot be faster than main memory, or than the cache where the keys and values stay in it.
     """
     c = machine.section(section)
     units = machine.units * c["blocks_per_unit"]
@@ -104,7 +105,7 @@ def decode(xp: Any, machine: Machine, batch: Any, tokens: Any, heads: Any, kv_he
     per_block = waves * length / split
     tuned = _dim_factor(xp, c, io_bytes / 4.0)
     compute_s = per_block * token_flop * rows * units / (machine.peak("bf16") * c["compute_efficiency"])
-    read_s = per_block * token_bytes * units / (machine.bandwidth * c["unit_memory"])
+    read_s = per_block * token_bytes / (c["unit_bytes"] * machine.clock_hz * machine.speed["cache"])
     block_cycles = c["block_cycles"] * tuned + c["row_cycles"] * pack * io_bytes / 512.0
     start_s = waves * machine.cycles_s(block_cycles)
     moved = tokens * kv_heads * token_bytes + batch * heads * io_bytes
@@ -117,8 +118,9 @@ def decode(xp: Any, machine: Machine, batch: Any, tokens: Any, heads: Any, kv_he
     share = parts[0] / stream_s
     join_s = xp.minimum(1.0, (split - 1.0) * 4.0) * machine.cycles_s(c["join_cycles"])
     launch = machine.launch_s * c["launch_factor"] * tuned + c["host_s"] / machine.speed["launch"]
+    launch = launch + machine.cycles_s(c["ramp_cycles"]) * (1.0 - resident)
     return Terms(
-        compute=compute_s * share, memory=parts[1] + read_s * share, cache=parts[2],
+        compute=compute_s * share, memory=parts[1], cache=parts[2] + read_s * share,
         launch=launch + join_s + start_s * share,
         flop=tokens * heads * token_flop, bytes_main=moved,
     )  # fmt: skip

@@ -50,10 +50,10 @@ def gemm(xp: Any, machine: Machine, m: Any, n: Any, k: Any, weights: str, activa
     out.launch = machine.launch_s + machine.cycles_s(c["start_cycles"]) + parts[5] + join_s
     out.flop, out.bytes_main = flop, moved
     if quantise:
-        extra = m * k * (2.0 + act_bytes)
+        extra = m * k * groups * (2.0 + act_bytes)
         out.launch = out.launch + machine.launch_s * c["quantise_launch"]
         out.memory = out.memory + extra / (machine.bandwidth * c["quantise_bandwidth"])
-        out.vector = out.vector + m * c["quantise_flop"] / machine.vector_rate
+        out.vector = out.vector + m * groups * c["quantise_flop"] / machine.vector_rate
     if c["host_s"] < _NO_HOST_S:
         return out
     return out.behind(c["host_s"] / machine.speed["launch"], OVERLAP)
