@@ -101,8 +101,9 @@ def test_a_merged_store_is_not_run_again(tmp_path, experiment, toy):
 
 
 SCRIPT = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 sys.path.insert(0, {here!r})
 from codesign.explore.api import sweep
 source = json.loads(Path({source!r}).read_text())
