@@ -103,7 +103,7 @@ def test_a_merged_store_is_not_run_again(tmp_path, experiment, toy):
 SCRIPT = """
 import json, signal, sys
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of the background
 sys.path.insert(0, {here!r})
 from codesign.explore.api import sweep
 source = json.loads(Path({source!r}).read_text())
