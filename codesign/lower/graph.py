@@ -150,11 +150,15 @@ class GraphBuilder:
             self.compute(ops.dense_class[layer.dense], "dense")
             self.reduce_over_tensor(ops.reduce)
         if layer.moe:
-            self.compute(ops.gate_class[layer.moe])
-            self.fetch_experts()
-            (self.exchanged_experts if self.exchanged else self.local_experts)(layer.moe)
-            self.moe_index += 1
+            self.mixture(layer.moe)
         self.turn_ring()
+
+    def mixture(self, moe: MoE) -> None:
+        """Lower the experts of a layer: the gate, fetches of what is missed, the experts' own work."""
+        self.compute(self.operators.gate_class[moe])
+        self.fetch_experts()
+        (self.exchanged_experts if self.exchanged else self.local_experts)(moe)
+        self.moe_index += 1
 
     def open_ring(self) -> None:
         """Begin to bring what the first layers of a stage need, and the rows of the embedding.
@@ -177,9 +181,7 @@ class GraphBuilder:
     def swap(self, after: list[list[int]]) -> None:
         """Move the caches of preempted sequences out and in; what follows on a device waits for it."""
         for content in (WRITTEN, "swap"):
-            for r in range(self.parallel.ranks):
-                rows = [self.static_row(r, index) for index in self.streams.rows[content, None]]
-                moves = self.transfer(rows, self.streams.way(content), r, after[r])
+            for r, moves in enumerate(self.move((content, None), after)):
                 self.tail[r] = [*self.tail[r], *moves]
 
     def turn_ring(self) -> None:
@@ -199,18 +201,20 @@ class GraphBuilder:
     def bring(self, kind: Kind, unit: int, after: list[list[int]]) -> None:
         """Begin a transfer for a layer on every rank."""
         here, self.layer = self.layer, unit  # what the tasks are for
-        for r in range(self.parallel.ranks):
-            rows = [self.static_row(r, index) for index in self.streams.rows[kind]]
-            way = self.streams.way(kind[0])
-            self.brought[kind[0], unit, r] = self.transfer(rows, way, r, after[r])
+        for r, tasks in enumerate(self.move(kind, after)):
+            self.brought[kind[0], unit, r] = tasks
         self.layer = here
+
+    def move(self, kind: Kind, after: list[list[int]]) -> list[list[int]]:
+        """Begin a transfer on every rank; return each rank's tasks."""
+        way, indices = self.streams.way(kind[0]), self.streams.rows[kind]
+        ranks = range(self.parallel.ranks)
+        return [self.transfer([self.static_row(r, i) for i in indices], way, r, after[r]) for r in ranks]
 
     def send_cache(self) -> None:
         """Begin to send the new entries of this layer's cache to where it lives; nothing waits for it."""
         if (attention := self.streams.cached(self.layer)) is not None:
-            for r in range(self.parallel.ranks):
-                rows = [self.static_row(r, index) for index in self.streams.rows[WRITTEN, attention]]
-                self.transfer(rows, self.streams.way(WRITTEN), r, self.tail[r])
+            self.move((WRITTEN, attention), self.tail)
 
     def arrived(self, content: str, rank: int) -> list[int]:
         """Return the tasks that bring something of this layer to a rank."""

@@ -45,10 +45,7 @@ class TurnsBuilder(GraphBuilder):
             if layer.moe:
                 self.finish_parts(waiting)
                 waiting = None
-                self.compute(self.operators.gate_class[layer.moe])
-                self.fetch_experts()
-                (self.exchanged_experts if self.exchanged else self.local_experts)(layer.moe)
-                self.moe_index += 1
+                self.mixture(layer.moe)
                 self.turn_ring()
                 self.fork()
         self.finish_parts(waiting)
