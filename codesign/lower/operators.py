@@ -149,11 +149,9 @@ class Operators:
     def _gemm(self, tokens: int, outputs: int, inputs: int) -> Cost:
         outputs, inputs = max(1, outputs), max(1, inputs)
         cost = self.costs.gemm(tokens, outputs, inputs, self.precision.dense, self.precision.activations)
-        return (
-            cost
-            if self.decoding is None
-            else cost + self._decode(self.decoding, cost, tokens, outputs * inputs)
-        )
+        if self.decoding is None:
+            return cost
+        return cost + self._decode(self.decoding, cost, tokens, outputs * inputs)
 
     def _decode(self, decode: DecodeSpec, product: Cost, tokens: int, values: int) -> Cost:
         """Cost the decoding of a matrix: before its product, or, fused, what the product does not hide."""

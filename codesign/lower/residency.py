@@ -272,10 +272,11 @@ def stored_in_tiers(
         name = memory.expert_tier or system.device.main_memory
         devices = min(sharers(system, tiers[name]), parallel.devices)
         found[name] = experts / parallel.pipeline * devices
-    for name in streams.paths if streams else ():
+    if streams is None:
+        return found
+    for name in streams.paths:
         devices = min(sharers(system, tiers[name]), parallel.tensor * parallel.pipeline)
-        stored = streams.stored(name) if streams else 0.0
-        found[name] = found.get(name, 0.0) + stored / parallel.pipeline * devices
+        found[name] = found.get(name, 0.0) + streams.stored(name) / parallel.pipeline * devices
     return found
 
 
