@@ -1,30 +1,22 @@
 """The KV cache in another tier: bytes read and written, the ring, capacity of both tiers, mistakes."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+from tier_cases import LAYERS, NODE, PCIE, POOL, away
 
 import codesign
 from codesign.base.errors import CapacityError, ConfigError
 from codesign.explore.steady_state import engine_of
 from codesign.lower.plan import build_plan
 
-LAYERS, COUNT, PROMPT, OUTPUT = 6, 16, 512, 8
-PCIE = 25.6e9  # of the workstation, each way
+COUNT, PROMPT, OUTPUT = 16, 512, 8
 ENTRY = 2 * 8 * 128 * 2.0  # bytes of a token in a layer: keys and values of eight heads
-
-
-def base(memory=None, **more):
-    return {
-        "model": {"from": "llama-3.1-8b", "num_hidden_layers": LAYERS},
-        "system": {"from": "workstation", "device": "a40"},
-        "memory": memory or {},
-        "cost_model": "roofline",
-        "workload": {
-            "requests": {"count": COUNT, "batch": True, "prompt_tokens": PROMPT, "output_tokens": OUTPUT},
-        },
-        "policies": {"batching": {"name": "prefill_first", "max_batched_tokens": COUNT * PROMPT}},
-        **more,
-    }  # fmt: skip
+base = partial(
+    away, {"count": COUNT, "prompt_tokens": PROMPT, "output_tokens": OUTPUT},
+    policies={"batching": {"name": "prefill_first", "max_batched_tokens": COUNT * PROMPT}},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -124,11 +116,6 @@ def test_more_room_makes_larger_batches():
     assert runs[1].memory["kv_peak_bytes"] > runs[0].memory["kv_bytes"]
 
 
-POOL = {
-    "device": {"from": "cpu-ddr5"}, "devices": 1,
-    "link": {"bandwidth": "32 GB/s", "latency": "5 us", "energy_per_byte": "6 pJ/bit"},
-}  # fmt: skip
-NODE = {"from": "dgx-h100", "devices_per_node": 4}
 MLA = {"from": "deepseek-v2-lite", "num_hidden_layers": 3}
 CACHE = {"expert_cache": {"name": "lru", "slots": 4}}
 CASES = [

@@ -1,7 +1,10 @@
 """Weights in other tiers: the law of the ring, bytes that add up, channels that are shared, mistakes."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+from tier_cases import LAYERS, NODE, PCIE, POOL, away
 
 import codesign
 from codesign.base.errors import CapacityError, ConfigError
@@ -12,21 +15,8 @@ from codesign.lower.plan import build_plan
 from codesign.lower.tiers import apart, find_path
 from ext.iteration import Iteration, reference
 
-LAYERS, STEPS = 6, 4
-PCIE = 25.6e9  # of the workstation
-
-
-def base(memory=None, **more):
-    return {
-        "model": {"from": "llama-3.1-8b", "num_hidden_layers": LAYERS},
-        "system": {"from": "workstation", "device": "a40"},
-        "memory": memory or {},
-        "cost_model": "roofline",
-        "workload": {
-            "requests": {"count": 32, "batch": True, "prompt_tokens": 64, "output_tokens": STEPS},
-        },
-        **more,
-    }  # fmt: skip
+STEPS = 4
+base = partial(away, {"count": 32, "prompt_tokens": 64, "output_tokens": STEPS})
 
 
 def mixture(memory, **more):
@@ -184,7 +174,6 @@ def test_decode_gives_no_more_tokens_than_the_link_brings_weights_for():
     assert 32 / run.summary["tbt_s"]["p50"] >= 0.95 * 32 * PCIE / weights
 
 
-NODE = {"from": "dgx-h100", "devices_per_node": 4}
 CASES = [
     base({"weights": "ddr"}),
     base({"weights": "ddr"}, system=NODE, parallel={"tensor": 2, "pipeline": 2}, engine={"step": "1 ms"}),
@@ -204,10 +193,6 @@ def test_executors_agree(experiment):
     assert runs[0].details == runs[1].details
 
 
-POOL = {
-    "device": {"from": "cpu-ddr5"}, "devices": 1,
-    "link": {"bandwidth": "32 GB/s", "latency": "5 us", "energy_per_byte": "6 pJ/bit"},
-}  # fmt: skip
 TURNS = [
     {"parallel": {"batches": 2}},
     {"system": {**base()["system"], "attention": POOL}},
