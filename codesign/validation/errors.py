@@ -127,9 +127,10 @@ def statistics(predicted: FloatArray, measured: FloatArray) -> tuple[float, floa
 
 
 def noise_floor(measured: Measured) -> float:
-    """Return the median deviation of repeated measurements (all columns equal) from their median."""
+    """Return the median deviation of repeated measurements from their median: all equal but a version."""
     codes = np.zeros(len(measured.seconds), dtype=np.int64)
-    for values in (*measured.columns.values(), measured.gpu):
+    columns = [values for name, values in measured.columns.items() if name != "version"]
+    for values in (*columns, measured.gpu):
         plain = values.astype(str) if values.dtype == object else values
         unique, code = np.unique(plain, return_inverse=True)
         codes = np.unique(codes * len(unique) + code, return_inverse=True)[1]

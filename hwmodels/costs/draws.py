@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +34,12 @@ def exponent_of(distribution: str) -> float | None:
 
 @lru_cache(maxsize=65536)
 def rank_statistics(
-    tokens: int, top_k: int, n_experts: int, ranks: int, exponent: float | None
+    tokens: int, top_k: int, n_experts: int, ranks: int, exponent: float | None, remote: bool = False
 ) -> FloatArray:
     """Return (assignments, active experts, rows padded to each of TILES) of the busiest rank.
+
+    With `remote`, the rank computes all k assignments of each token that reaches it, those of other
+    ranks' experts on its own first.
 
     Notes
     -----
@@ -44,12 +48,14 @@ def rank_statistics(
     scaled to tokens x k; consecutive experts form a rank.  The stream of draws is fixed by the arguments.
     """
     if exponent is None:
-        return _even(tokens * top_k, n_experts, ranks)
+        return _even(tokens, top_k, n_experts, ranks, remote)
     rng = np.random.default_rng([tokens, top_k, n_experts, ranks, round(exponent * 1000)])
     counts = power_law_counts(rng, tokens, top_k, n_experts, exponent)
     local = max(n_experts // ranks, 1)
     rows = counts[:, : n_experts // local * local].reshape(DRAWS, -1, local)
     busiest = rows[np.arange(DRAWS), rows.sum(axis=2).argmax(axis=1)]
+    if remote:
+        busiest[:, 0] += _remote(busiest.sum(axis=1), tokens, top_k)
     return _summary(busiest.reshape(-1), np.full(DRAWS * local, 1.0 / DRAWS))
 
 
@@ -78,11 +84,21 @@ def _settle(counts: FloatArray, missing: int) -> None:
         missing -= step * len(chosen)
 
 
-def _even(total: int, n_experts: int, ranks: int) -> FloatArray:
+def _even(tokens: int, top_k: int, n_experts: int, ranks: int, remote: bool) -> FloatArray:
     local = max(n_experts / ranks, 1.0)
-    base, more = divmod(total, n_experts)
+    base, more = divmod(tokens * top_k, n_experts)
     richer = more / ranks
-    return _summary(np.array([base, base + 1.0]), np.array([local - richer, richer]))
+    counts, weights = np.array([base, base + 1.0]), np.array([local - richer, richer])
+    if remote:
+        mine = counts @ weights
+        counts = np.append(counts, mine / local + _remote(mine, tokens, top_k))
+        weights = np.append(weights * (1.0 - 1.0 / local), 1.0)
+    return _summary(counts, weights)
+
+
+def _remote(local: Any, tokens: int, top_k: int) -> Any:
+    """Return the other assignments of the tokens that a rank's `local` ones belong to: as many as can be."""
+    return np.maximum(np.minimum(local, tokens) * top_k - local, 0.0)
 
 
 _STEPS = np.array(TILES)[:, None]

@@ -7,6 +7,7 @@ above it, or the one that its framework usually runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,12 +153,30 @@ def _run_moe(b: Batch) -> Terms:
 def _load(b: Batch) -> experts.Load:
     """Return what the busiest rank of each row has to do."""
     keys = [b[name].astype(np.int64) for name in ("num_tokens", "topk", "num_experts", "ep")]
-    exponent = draws.exponent_of(b.names["distribution"] or "balanced")
+    exponent, remote = draws.exponent_of(b.names["distribution"] or "balanced"), _computes_remote(b.names)
     packed = ((keys[0] * 1024 + keys[1]) * 65536 + keys[2]) * 65536 + keys[3]
     _, first, back = np.unique(packed, return_index=True, return_inverse=True)
-    found = np.array([draws.rank_statistics(*(int(key[i]) for key in keys), exponent) for i in first])[back]
+    found = np.array([
+        draws.rank_statistics(*(int(key[i]) for key in keys), exponent, remote) for i in first
+    ])[back]  # fmt: skip
     untuned = b["num_tokens"] > b["num_experts"] / b["ep"]
-    return experts.Load(found[:, 0], found[:, 1], tuple(found[:, 2:].T), b["num_tokens"] * b["topk"], untuned)
+    assigned = found[:, 0] if remote else b["num_tokens"] * b["topk"]
+    return experts.Load(found[:, 0], found[:, 1], tuple(found[:, 2:].T), assigned, untuned)
+
+
+_LOCAL_KERNELS = ("sglang_fused_moe_triton", "sglang_marlin_moe")
+_LOCAL_UNTIL = (0, 5, 14)
+
+
+def _computes_remote(names: Names) -> bool:
+    """Tell rows whose benchmark also computed the assignments to other ranks' experts.
+
+    Those of SGLang took the tokens that reach one rank and gave their other assignments to its first expert,
+    with a weight of zero: rows of 0.5.10 with experts on several ranks take as long as on one.  Rows of
+    0.5.14 leave them out, as the engine does.
+    """
+    version = tuple(int(number) for number in re.findall(r"\d+", names["version"])[:3])
+    return names["kernel"] in _LOCAL_KERNELS and bool(version) and version < _LOCAL_UNTIL
 
 
 # --- attention ----------------------------------------------------------------------------------
@@ -352,7 +371,7 @@ _KERNEL = ("framework", "kernel", "dtype")
 TABLES: dict[str, Table] = {
     "gemm": Table(_KERNEL, ("m", "n", "k"), _gemm_sections, _run_gemm),
     "moe": Table(
-        (*_KERNEL, "distribution", "gated"),
+        (*_KERNEL, "version", "distribution", "gated"),
         ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "tp", "ep"),
         _moe_sections, _run_moe,
     ),
