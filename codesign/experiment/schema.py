@@ -91,9 +91,9 @@ Place = Annotated[PlaceSpec | None, BeforeValidator(_place)]
 class RingSpec(Strict):
     """How what lives in another tier passes through main memory, layer by layer."""
 
-    layers: Count = (
-        2  # in memory or on their way at once: a layer is brought when the one so many before is done
-    )
+    # in memory or on their way at once: a layer is brought when the one so many before is done; of caches
+    # and activations, with parallel.batches, one part's layer
+    layers: Count = 2
     pinned: int = Field(default=0, ge=0, le=100_000)  # layers of a stage whose weights stay, spread evenly
 
 
@@ -110,12 +110,13 @@ class MemorySpec(Strict):
     shared: Place = None  # shared experts
     embedding: Place = None  # input embedding and output head
     kv: Place = None  # the KV cache: written there when made, read from there in each step
+    activations: Place = None  # hidden states: written there after a layer, read from there before the next
     ring: RingSpec = RingSpec()
 
     def place(self, content: str) -> PlaceSpec | None:
-        """Return where a kind of weights, or the KV cache, lives; None: in main memory."""
+        """Return where a kind of weights, the KV cache or activations live; None: in main memory."""
         own: PlaceSpec | None = getattr(self, content)
-        return own if own or content == "kv" else self.weights
+        return own if own or content in ("kv", "activations") else self.weights
 
     @property
     def expert_tier(self) -> str | None:

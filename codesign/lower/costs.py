@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.experiment.schema import EngineSpec
-from codesign.lower.attention_pool import part_of_batch
+from codesign.lower.attention_pool import part_of, part_of_batch
 from codesign.lower.batch import Batch
 from codesign.lower.kv import View, view_of
 from codesign.lower.machine import COUNTERS
 from codesign.lower.operators import Transfer
 from codesign.lower.plan import Plan
-from codesign.lower.streams import WRITTEN, Kind
+from codesign.lower.streams import Kind
 from codesign.lower.tiers import legs
 from ext.iteration import PARTS
 from hwmodels.costs import PARTS as DEVICE_PARTS
@@ -180,17 +180,22 @@ class BatchCosts:
         """Fill the rows of attention, and of the caches that it reads from another tier and writes there.
 
         What was cached before is read, a sequence's part of a layer in one call; new entries are written.
+        If they come by parts of the batch, they are dealt to these.
         """
+        streams = self.plan.streams
         self._fill_own(block, batch)
         readers = batch.decodes + batch.singles
         for attention, _, view in self._attentions:
             past = [self.views[view].seen(context) - tokens for tokens, context in batch.chunks]
             entries = sum(max(0, count) for count in past)
             entries += (batch.entries[view] if readers else 0) - readers
-            each = self.plan.streams.cache_bytes(attention)
+            each = streams.cache_bytes(attention)
             read = sum(count > 0 for count in past) + readers
-            self._move(block, ("kv", attention), entries * each, read)
-            self._move(block, (WRITTEN, attention), batch.tokens * each, batch.sequences)
+            for part in range(n := streams.parts):
+                moved, calls = part_of(entries, part, n), part_of(read, part, n)
+                self._move(block, Kind("kv", attention, part), moved * each, calls)
+                moved, calls = part_of(batch.tokens, part, n), part_of(batch.sequences, part, n)
+                self._move(block, Kind("kv", attention, part, written=True), moved * each, calls)
 
     def _fill_swapped(self, block: F64, batch: Batch) -> None:
         """Fill the rows of attention, and of caches that go out and come in before it.
@@ -198,12 +203,12 @@ class BatchCosts:
         A block of a layer is a call.
         """
         self._fill_own(block, batch)
-        for content, (count, blocks) in ((WRITTEN, batch.swapped_out), ("swap", batch.swapped_in)):
-            self._move(block, (content, None), float(count), blocks * self._cached_layers)
+        for written, (count, blocks) in ((True, batch.swapped_out), (False, batch.swapped_in)):
+            self._move(block, Kind("swap", written=written), float(count), blocks * self._cached_layers)
 
     def _move(self, block: F64, kind: Kind, count: float, calls: int) -> None:
         """Fill the rows of a transfer, and count its bytes."""
-        rows, way = self.plan.streams.rows.get(kind, ()), self.plan.streams.way(kind[0])
+        rows, way = self.plan.streams.rows.get(kind, ()), self.plan.streams.way(kind)
         if not rows or count <= 0:
             return
         for row, seconds in zip(rows, legs(way, count, calls), strict=True):

@@ -12,7 +12,7 @@ from codesign.lower.operators import Operators
 from codesign.lower.parallel import Parallel
 from codesign.lower.portions import Portion, Portions
 from codesign.lower.residency import stage_layers
-from codesign.lower.streams import HEAD, WRITTEN, Kind, Streams
+from codesign.lower.streams import BY_TOKENS, HEAD, Kind, Streams
 from codesign.lower.tiers import Path, n_legs
 from ext.iteration import KINDS
 from workloads.models import Layer, Model, MoE
@@ -112,8 +112,9 @@ class GraphBuilder:
         self.began = self.tail  # what the first tasks of the iteration wait for
         self.units: list[int] = []  # layers of the stage for which something is brought
         self.units_done = 0
-        self.brought: dict[tuple[str, int, int], list[int]] = {}  # (content, layer, rank) -> tasks
+        self.brought: dict[tuple[str, int, int, int], list[int]] = {}  # (content, layer, part, rank) -> tasks
         self.stage, self.layer, self.moe_index = 0, HEAD, 0
+        self.part = 0  # of the batch, if it is cut into parts
 
     def build(self) -> TaskGraph:
         """Lower every layer of every stage."""
@@ -122,7 +123,7 @@ class GraphBuilder:
         self.began = [list(tail) for tail in self.tail]
         stages = stage_layers(len(self.model.layers), self.parallel.pipeline)
         self.open_ring()
-        self.compute(self.operators.embed, "embedding")
+        self.embed()
         for stage, layers in enumerate(stages):
             if stage:
                 self.next_stage(stage)
@@ -134,6 +135,10 @@ class GraphBuilder:
         if self.parallel.tensor > 1:
             self.collective(self.operators.logits)
         return self.finish()
+
+    def embed(self) -> None:
+        """Look up the batch's tokens."""
+        self.compute(self.operators.embed, "embedding")
 
     def lower_layers(self, layers: range) -> None:
         """Lower a stage's layers, one after the other."""
@@ -161,27 +166,29 @@ class GraphBuilder:
         self.moe_index += 1
 
     def open_ring(self) -> None:
-        """Begin to bring what the first layers of a stage need, and the rows of the embedding.
+        """Begin to bring what a stage's first layers need.
 
-        Their slots are free when the device has computed what was sent to it before.
+        The slots are free when the device has computed what was sent to it before.
         """
         self.units, self.units_done = self.streams.units(self.stage), 0
-        rows_of_embedding = not self.stage and ("embedding", None) in self.streams.rows
-        swapping = ("swap", None) in self.streams.rows
-        if self.units or rows_of_embedding or swapping:
+        if self.streams.rows:
             ranks = range(self.parallel.ranks)
             free = [[self.on_compute(r, self.rows.total, self.began[r])] for r in ranks]
-            if rows_of_embedding:
-                self.bring(("embedding", None), HEAD, free)
-            for unit in self.units[: self.streams.ring.layers]:
-                self.bring_unit(unit, free)
-            if swapping:
+            self.fill_ring(free)
+            if "swap" in self.streams.places:
                 self.swap(free)
+
+    def fill_ring(self, free: list[list[int]]) -> None:
+        """Begin to bring the rows of the embedding, and as many layers as the ring has slots."""
+        if not self.stage and "embedding" in self.streams.places:
+            self.bring(Kind("embedding"), HEAD, free)
+        for unit in self.units[: self.streams.ring.layers]:
+            self.bring_unit(unit, free)
 
     def swap(self, after: list[list[int]]) -> None:
         """Move the caches of preempted sequences out and in; what follows on a device waits for it."""
-        for content in (WRITTEN, "swap"):
-            for r, moves in enumerate(self.move((content, None), after)):
+        for written in (True, False):
+            for r, moves in enumerate(self.move(Kind("swap", written=written), after)):
                 self.tail[r] = [*self.tail[r], *moves]
 
     def turn_ring(self) -> None:
@@ -202,23 +209,24 @@ class GraphBuilder:
         """Begin a transfer for a layer on every rank."""
         here, self.layer = self.layer, unit  # what the tasks are for
         for r, tasks in enumerate(self.move(kind, after)):
-            self.brought[kind[0], unit, r] = tasks
+            self.brought[kind.content, unit, kind.part, r] = tasks
         self.layer = here
 
     def move(self, kind: Kind, after: list[list[int]]) -> list[list[int]]:
         """Begin a transfer on every rank; return each rank's tasks."""
-        way, indices = self.streams.way(kind[0]), self.streams.rows[kind]
+        way, indices = self.streams.way(kind), self.streams.rows[kind]
         ranks = range(self.parallel.ranks)
         return [self.transfer([self.static_row(r, i) for i in indices], way, r, after[r]) for r in ranks]
 
     def send_cache(self) -> None:
         """Begin to send the new entries of this layer's cache to where it lives; nothing waits for it."""
         if (attention := self.streams.cached(self.layer)) is not None:
-            self.move((WRITTEN, attention), self.tail)
+            self.move(Kind("kv", attention, self.part, written=True), self.tail)
 
     def arrived(self, content: str, rank: int) -> list[int]:
-        """Return the tasks that bring something of this layer to a rank."""
-        return self.brought.get((content, self.layer, rank), [])
+        """Return the tasks that bring something of this layer, and part, to a rank."""
+        part = self.part if content in BY_TOKENS else 0
+        return self.brought.get((content, self.layer, part, rank), [])
 
     def overhead(self) -> None:
         """The host prepares each data group's batch before its ranks begin, and may launch while they run."""

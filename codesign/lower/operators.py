@@ -7,7 +7,7 @@ shape share it, so its cost is worked out once for a number of tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from codesign.experiment.schema import DecodeSpec
@@ -53,11 +53,14 @@ def nothing(_: int) -> Cost:
 
 
 def _part_class(whole: RowClass, index: int, parts: int) -> RowClass:
+    if parts == 1:
+        return whole
+
     def cost(count: int) -> Cost:
         share = (count + parts - 1 - index) // parts
         return whole.cost(share) if share else nothing(0)
 
-    return RowClass(whole.name, whole.kind, cost, whole.by)
+    return replace(whole, cost=cost)
 
 
 class Operators:
@@ -103,14 +106,19 @@ class Operators:
         return len(self.classes) - 1
 
     def add_transfer(
-        self, moved: Transfer, costs: Sequence[Callable[[int], Cost]], by: str = "tokens"
-    ) -> list[int]:
-        """Add the rows of a transfer, one for each leg of its way; the first one's bytes are counted."""
+        self, moved: Transfer, costs: Sequence[Callable[[int], Cost]], by: str = "tokens",
+        part: int = 0, parts: int = 1,
+    ) -> list[int]:  # fmt: skip
+        """Add the rows of a transfer, one for each leg of its way; the first one's bytes are counted.
+
+        `costs` are of a whole batch; the rows are of one of the `parts` that its tokens are dealt to.
+        """
         if moved not in self.transfers:
             self.transfers.append(moved)
         index, first = self.transfers.index(moved), len(self.classes)
         for i, cost in enumerate(costs):
-            self.classes.append(RowClass(moved.content, "fetch", cost, by, -1 if i else index))
+            whole = RowClass(moved.content, "fetch", cost, by, -1 if i else index)
+            self.classes.append(_part_class(whole, part, parts))
         return list(range(first, len(self.classes)))
 
     def _add_layer(self, mixer: Attention | None, dense: FeedForward | None, moe: MoE | None) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from codesign.base.errors import ConfigError
 from codesign.experiment.schema import EngineSpec
 from codesign.lower.attention_pool import AttentionPool
+from codesign.lower.blocks import BlocksBuilder
 from codesign.lower.foresight import build_predictor
 from codesign.lower.formats import Formats, build_formats
 from codesign.lower.graph import GraphBuilder, TaskGraph
@@ -86,8 +87,7 @@ def build_plan(experiment: Experiment) -> Plan:
     operators = Operators(model, parallel, precision, machine, portions.attention_unit)
     fit = _share_out(experiment, operators, parallel, fit)
     streams.add_rows(operators)
-    turns = operators.pool or len(operators.turns) > 1
-    builder = TurnsBuilder if turns else GraphBuilder
+    builder = _builder(operators, streams)
     graph = builder(model, parallel, operators, _host_rows(engine), portions, streams).build()
     return Plan(
         model=model, parallel=parallel, precision=precision, formats=formats, residency=fit,
@@ -96,6 +96,13 @@ def build_plan(experiment: Experiment) -> Plan:
         layout=build_layout(experiment, parallel, precision, machine, portions, formats, graph, placed),
         expert_bytes=expert_bytes,
     )  # fmt: skip
+
+
+def _builder(operators: Operators, streams: Streams) -> type[GraphBuilder]:
+    """Choose the order of a batch's parts."""
+    if streams.in_blocks:
+        return BlocksBuilder
+    return TurnsBuilder if operators.pool or len(operators.turns) > 1 else GraphBuilder
 
 
 def _share_out(experiment: Experiment, operators: Operators, parallel: Parallel, fit: Residency) -> Residency:

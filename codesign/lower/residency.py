@@ -89,7 +89,7 @@ def residency(
     ----------
     cache : ExpertCache   what is held of experts that live in another tier; None: all experts live here
     stored : StoredExperts    where experts are not all of one size
-    streams : Streams     other weights that live in another tier, and the slots that they pass through
+    streams : Streams     what else lives in another tier, and the slots that it passes through
     batch_tokens : int    the most tokens of a data group in one iteration: what activations are sized for
 
     Raises
@@ -104,9 +104,9 @@ def residency(
         for s in range(parallel.pipeline)
     )
     experts = _experts_bytes(model, parallel, precision, stored) if cache is not None else 0.0
-    elsewhere = stored_in_tiers(system, parallel, memory, experts, streams)
+    elsewhere = stored_in_tiers(system, parallel, memory, experts, streams, batch_tokens)
     _check_tiers(model, system, elsewhere, streams)
-    activations = _activation_bytes(model, parallel, precision, batch_tokens)
+    activations = _activation_bytes(model, parallel, precision, batch_tokens, streams)
     left = usable - weights - activations
     if left <= 0:
         raise CapacityError(
@@ -240,7 +240,7 @@ def _room(
     left = tier.capacity * memory.utilization - elsewhere[place.tier]
     if left <= 0:
         raise CapacityError(
-            f"memory: nothing is left for the KV cache in {place.tier}: weights take"
+            f"memory: nothing is left for the KV cache in {place.tier}: {_lives_in(place.tier, streams)} take"
             f" {_gb(elsewhere[place.tier])} of its {_gb(tier.capacity)}, of which memory.utilization"
             f" {memory.utilization:g} may be used: use a larger tier, more nodes or fewer bits"
         )
@@ -248,23 +248,32 @@ def _room(
 
 
 def _check_tiers(model: Model, system: System, elsewhere: dict[str, float], streams: Streams | None) -> None:
-    """Refuse weights that do not fit the tier in which they are to live."""
+    """Refuse what does not fit the tier in which it is to live."""
     for name, need in elsewhere.items():
         tier = tiers_of(system)[name]
         if need > tier.capacity:
-            what = "experts" if streams is None or not streams.stored(name) else "weights"
             raise CapacityError(
-                f"{model.name} does not fit: its {what} need {_gb(need)} of {name}, which has"
-                f" {_gb(tier.capacity)}: use fewer bits (precision.weights), more nodes, or a larger tier"
+                f"{model.name} does not fit: its {_lives_in(name, streams)} need {_gb(need)} of {name}, which"
+                f" has {_gb(tier.capacity)}: use fewer bits (precision.weights), more nodes, a smaller batch,"
+                " or a larger tier"
             )
 
 
-def stored_in_tiers(
-    system: System, parallel: Parallel, memory: MemorySpec, experts: float, streams: Streams | None
-) -> dict[str, float]:
-    """Return the bytes of weights that an engine keeps in one instance of each other tier, by its name.
+def _lives_in(tier: str, streams: Streams | None) -> str:
+    """Name what lives in a tier beside caches."""
+    weights = "weights" if streams and streams.stored(tier) else "experts"
+    place = streams.places.get("activations") if streams else None
+    return f"{weights} and activations" if place and place.tier == tier else weights
 
-    Devices that share a tier keep their own experts there; of what all data groups have in common, one copy.
+
+def stored_in_tiers(
+    system: System, parallel: Parallel, memory: MemorySpec, experts: float, streams: Streams | None,
+    batch_tokens: int,
+) -> dict[str, float]:  # fmt: skip
+    """Return the bytes of weights and activations in one instance of each other tier, by its name.
+
+    Devices that share a tier keep their own experts and activations there; of what all data groups have in
+    common, one copy.
     """
     found: dict[str, float] = {}
     tiers = tiers_of(system)
@@ -277,19 +286,30 @@ def stored_in_tiers(
     for name in streams.paths:
         devices = min(sharers(system, tiers[name]), parallel.tensor * parallel.pipeline)
         found[name] = found.get(name, 0.0) + streams.stored(name) / parallel.pipeline * devices
+    if (place := streams.places.get("activations")) is not None:
+        devices = min(sharers(system, tiers[place.tier]), parallel.devices * parallel.replicas)
+        found[place.tier] += streams.hidden_bytes(batch_tokens) * devices
     return found
 
 
-def _activation_bytes(model: Model, parallel: Parallel, precision: Precision, tokens: int) -> float:
-    """Residual, its copy, and the widest intermediate of a layer; logits of one batch of sequences."""
-    width = 4.0 * model.hidden_size
+def _activation_bytes(
+    model: Model, parallel: Parallel, precision: Precision, tokens: int, streams: Streams | None
+) -> float:
+    """Residual, its copy, and the widest intermediate of a layer; logits of one batch of sequences.
+
+    Of parts of a batch one is computed at a time, while the residuals of others wait, here or elsewhere;
+    layers of experts take all tokens.
+    """
+    hidden, part = model.hidden_size, -(-tokens // (streams.batches if streams else 1))
+    width, width_of_all = 4.0 * hidden, 0.0
     for layer in model.layers:
         if layer.dense:
-            width = max(width, 2.0 * layer.dense.intermediate_size / parallel.tensor + 2 * model.hidden_size)
+            width = max(width, 2.0 * layer.dense.intermediate_size / parallel.tensor + 2 * hidden)
         if layer.moe:
             # of the data groups' tokens, each expert group receives its share of the k copies
             share = layer.moe.top_k * parallel.data / parallel.expert
             inner = 2.0 * layer.moe.expert.intermediate_size / parallel.expert_tensor
-            width = max(width, share * (model.hidden_size + inner) + 2 * model.hidden_size)
+            width_of_all = max(width_of_all, share * (hidden + inner) + 2 * hidden)
+    waiting = (tokens - part - (streams.tokens_away(tokens) if streams else 0.0)) * hidden
     logits = min(tokens, 1024) * model.vocab_size / parallel.tensor * 4.0
-    return tokens * width * precision.activation_bytes + logits
+    return max(part * width + waiting, tokens * width_of_all) * precision.activation_bytes + logits

@@ -1,20 +1,26 @@
-"""Pass: weights and caches that live in another tier, and come to main memory layer by layer.
+"""Pass: weights, caches and activations that live in another tier, and come to main memory layer by layer.
 
 A stage's layers take turns in the ring's slots: what a layer needs is brought when the layer that had its
 slot is done, each kind of tensor as one transfer that its operator waits for; so is the output head.  Rows
 of the embedding that a batch asks for are gathered where they live and come in one.  Of the KV cache comes
 what was cached before the step; the step's own entries are sent there when their layer has made them.
+Of activations goes what a layer hands to the next, and comes back before that begins.
+
+Caches and activations come by parts of the batch (``parallel.batches``), if it has any: every layer takes one
+part after the other (`codesign.lower.blocks`), and in the slots are, of them, single parts' layers.
 
 Law: with one transfer a layer, equal layers and two slots or more, a step of n layers takes
-``n max(compute, load) + min(compute, load)``: the larger of the two, and the filling of the ring.
+``n max(compute, load) + min(compute, load)``: the larger of the two, and the filling of the ring.  The same
+holds of n parts' layers.  Source of the order: the block schedule of Sheng et al., FlexGen, section 4.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
 
 from codesign.experiment.schema import PlaceSpec, RingSpec
 from codesign.lower.kv import entry_bytes
@@ -32,10 +38,20 @@ if TYPE_CHECKING:
     from codesign.experiment import Experiment
 
 OF_LAYERS = ("attention", "dense", "shared")  # contents that layers have, in the order of their use
-CONTENTS = (*OF_LAYERS, "embedding", "kv")
+CONTENTS = (*OF_LAYERS, "embedding", "kv", "activations")
+BY_TOKENS = ("embedding", "kv", "activations")  # what comes by parts of the batch
+CHANGED = ("kv", "swap", "activations")  # what is also written where it lives
 HEAD = -1  # what stands for embedding and output head among layers
-Kind = tuple[str, Layer | Attention | None]  # what is moved, and for layers of which shape
-WRITTEN = "written"  # entries of the cache on their way out
+_TO = "to "  # before the name of a tier: the way there
+
+
+class Kind(NamedTuple):
+    """What is moved: for layers of which shape, and for which part of the batch."""
+
+    content: str
+    of: Layer | Attention | None = None
+    part: int = 0
+    written: bool = False  # to where it lives; else read from there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +62,8 @@ class Streams:
     ----------
     places : mapping      content -> where it lives, if not in main memory; the head with the embedding
     paths : mapping       tier -> the way from there
-    pieces : mapping      the same, cut where others use a part of it; WRITTEN: the way of the cache there
+    pieces : mapping      these and the ways there, cut where others use a part of them
+    batches : int         parts of a batch whose layers take turns
     swap_bytes : float    of each device that preempted sequences may take where ``swap`` is
     rows : dict           kind -> classes of `Operators`, one for each leg of the way
     """
@@ -58,17 +75,38 @@ class Streams:
     ring: RingSpec
     paths: Mapping[str, Path]
     pieces: Mapping[str, tuple[Path, ...]]
+    batches: int = 1
     swap_bytes: float = 0.0
     rows: dict[Kind, list[int]] = field(default_factory=dict)
 
     def share(self, content: str) -> float:
-        """Return the share of a kind of weights that lives elsewhere."""
+        """Return the share of a content that lives elsewhere."""
         place = self.places.get(content)
         return place.share if place else 0.0
 
-    def way(self, content: str) -> tuple[Path, ...]:
-        """Return the pieces of the way that a kind of tensor comes, or goes (WRITTEN)."""
-        return self.pieces[WRITTEN if content == WRITTEN else self.places[content].tier]
+    def way(self, kind: Kind) -> tuple[Path, ...]:
+        """Return the pieces of the way that a kind of tensor comes, or goes."""
+        tier = self.places[kind.content].tier
+        return self.pieces[_TO + tier if kind.written else tier]
+
+    @cached_property
+    def parts(self) -> int:
+        """Parts of the batch by which caches and activations come."""
+        return self.batches if "kv" in self.places or "activations" in self.places else 1
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether each layer takes one part of the batch after the other."""
+        return self.parts > 1 or "activations" in self.places
+
+    @property
+    def in_flight(self) -> int:
+        """Parts of the batch whose activations are in memory or on their way at once.
+
+        All, where they stay in main memory, and with experts, which take the whole batch.
+        """
+        stay = "activations" not in self.places or self.model.moe_layers
+        return self.parts if stay else min(self.ring.layers, self.parts)
 
     @cached_property
     def stages(self) -> list[range]:
@@ -106,7 +144,7 @@ class Streams:
 
     def units(self, stage: int) -> list[int]:
         """Return the layers of a stage for which something is brought, then HEAD, in order."""
-        found = [i for i in self.stages[stage] if self.needs(i) or self.cached(i)]
+        found = [i for i in self.stages[stage] if self.order(i)]
         last = stage == self.parallel.pipeline - 1
         return found + [HEAD] * (last and bool(self.needs(HEAD)))
 
@@ -117,11 +155,11 @@ class Streams:
         return attention if moved else None
 
     def order(self, unit: int) -> list[Kind]:
-        """Return all that is brought for a layer (or HEAD), in the order of its use."""
+        """Return all that is brought for a layer (or HEAD) as a whole, in the order of its use."""
         layer = self.model.layers[unit] if unit != HEAD else None
-        kinds: list[Kind] = [(content, layer) for content in self.needs(unit)]
-        if (attention := self.cached(unit)) is not None:
-            kinds.insert(sum(content == "attention" for content, _ in kinds), ("kv", attention))
+        kinds = [Kind(content, layer) for content in self.needs(unit)]
+        if self.parts == 1 and (attention := self.cached(unit)) is not None:
+            kinds.insert(sum(kind.content == "attention" for kind in kinds), Kind("kv", attention))
         return kinds
 
     def held_less(self, stage: int) -> float:
@@ -153,11 +191,19 @@ class Streams:
         return total
 
     def kinds(self) -> Iterator[Kind]:
-        """Give what is brought: contents of each shape of layer, the head, rows of the embedding."""
+        """Give all that is moved: weights of each shape of layer, rows of the embedding, the head; both ways,
+        what changes."""
         for group in self.model.groups():
             moved = [self.needs(i) for i in group.indices if self.needs(i)]
-            yield from ((name, group.layer) for name in (moved[0] if moved else ()))
-        yield from ((name, None) for name in ("embedding", "head") if name in self.places)
+            yield from (Kind(name, group.layer) for name in (moved[0] if moved else ()))
+        if "embedding" in self.places:
+            yield from (Kind("embedding", part=part) for part in range(self.parts))
+            yield Kind("head")
+        for content in (content for content in CHANGED if content in self.places):
+            shapes = self.caches() if content == "kv" else [None]
+            for of, part in product(shapes, range(self.parts if content in BY_TOKENS else 1)):
+                yield Kind(content, of, part)
+                yield Kind(content, of, part, written=True)
 
     def caches(self) -> list[Attention]:
         """Return the shapes of attention whose cache lives elsewhere, in part or whole."""
@@ -171,7 +217,8 @@ class Streams:
     def cache_room(self, main_bytes: float, tier_bytes: float) -> float:
         """Return what caches may take on a device: in both tiers, each holding its share.
 
-        Beside its own share main memory holds, in the ring, that of the largest layers' caches.
+        Beside its own share main memory holds, in the ring, that of the largest layers' caches, or of some
+        parts of them.
 
         Parameters
         ----------
@@ -183,7 +230,8 @@ class Streams:
             return main_bytes
         in_ring = 0.0
         for layers in self.stages:
-            sizes = [self.cache_bytes(found) for i in layers if (found := self.cached(i)) is not None]
+            caches = [self.cache_bytes(found) for i in layers if (found := self.cached(i)) is not None]
+            sizes = [size for size in caches for _ in range(self.parts)]  # as they share out all caches
             most = max((sum(sizes[i : i + slots]) for i in range(len(sizes))), default=0.0)
             in_ring = max(in_ring, most / sum(sizes) if sizes else 0.0)
         return min(main_bytes / (1.0 - share + share * in_ring), tier_bytes / share)
@@ -191,34 +239,43 @@ class Streams:
     def add_rows(self, operators: Operators) -> None:
         """Add the classes of the transfers, a row for each leg, to the operators of a rank."""
         for kind in self.kinds():
-            moved = Transfer(self.places[kind[0]].tier, kind[0])
-            costs = [partial(self._cost, kind, leg) for leg in range(n_legs(self.way(kind[0])))]
-            by = "outputs" if kind[0] == "head" else "tokens"
-            self.rows[kind] = operators.add_transfer(moved, costs, by)
-        for attention in self.caches():  # `codesign.lower.costs` fills these
-            for content in ("kv", WRITTEN):
-                moved = Transfer(self.places["kv"].tier, "kv", content == WRITTEN)
-                blank = [nothing] * n_legs(self.way(content))
-                self.rows[content, attention] = operators.add_transfer(moved, blank)
-        if "swap" in self.places:
-            for content in ("swap", WRITTEN):
-                moved = Transfer(self.places["swap"].tier, "swapped_kv", content == WRITTEN)
-                self.rows[content, None] = operators.add_transfer(
-                    moved, [nothing] * n_legs(self.way(content))
-                )
+            content, legs_of_way = kind.content, range(n_legs(self.way(kind)))
+            name = "swapped_kv" if content == "swap" else content
+            moved = Transfer(self.places[content].tier, name, kind.written)
+            costs: list[Callable[[int], Cost]] = [partial(self._cost, kind, leg) for leg in legs_of_way]
+            if content in ("kv", "swap"):  # `codesign.lower.costs` fills these
+                costs = [nothing for _ in legs_of_way]
+            by = "outputs" if content == "head" else "tokens"
+            parts = self.parts if content in BY_TOKENS else 1
+            self.rows[kind] = operators.add_transfer(moved, costs, by, kind.part, parts)
+
+    def hidden_bytes(self, tokens: int) -> float:
+        """Return the bytes of a layer's output that live elsewhere, of one rank.
+
+        Between layers the tensor ranks hold it dealt out, as they hand it to the next stage.
+        """
+        values = tokens * self.model.hidden_size / self.parallel.tensor
+        return values * self.precision.activation_bytes * self.share("activations")
+
+    def tokens_away(self, tokens: int) -> float:
+        """Return of how many of a batch's tokens main memory holds no activations, at the least."""
+        here = self.in_flight * -(-tokens // self.parts)
+        return self.share("activations") * max(0, tokens - here)
 
     def _cost(self, kind: Kind, leg: int, tokens: int) -> Cost:
         """Cost one leg of what an iteration of `tokens` tokens is brought."""
         count, calls = self._load(kind, tokens)
-        way = self.way(kind[0])
+        way = self.way(kind)
         seconds = list(legs(way, count, calls))[leg]
         return FetchCost.of(*seconds, way[0].source, way[0].moved(count))
 
     def _load(self, kind: Kind, tokens: int) -> tuple[float, int]:
-        """Return bytes on one rank, and in how many calls: a matrix is one, gathered rows are one."""
-        content, layer = kind
+        """Return bytes on one rank, and in how many calls: a matrix is one, vectors of tokens are one."""
+        content, layer = kind.content, kind.of
         if content == "head":
             return self._head_bytes, 1
+        if content == "activations":
+            return self.hidden_bytes(tokens), 1
         if not isinstance(layer, Layer):
             width = self.model.embedding_dim or self.model.hidden_size
             row = self.paths[self.places[content].tier].moved(width * self.precision.embedding_bytes)
@@ -235,7 +292,7 @@ class Streams:
 
 
 def away_key(experiment: Experiment, content: str) -> tuple[str, str] | None:
-    """Return the key which says that a kind of weights lives outside main memory; None: it does not.
+    """Return the key which says that a content lives outside main memory; None: it does not.
 
     Routed experts are asked for as ``experts``.
     """
@@ -278,15 +335,17 @@ def build_streams(experiment: Experiment, parallel: Parallel, precision: Precisi
         places["swap"] = PlaceSpec(tier=preemption.tier)
         paths[preemption.tier] = find_path(experiment.system, preemption.tier, _swap_place(experiment))
     ways = dict(paths)
-    if (cache := places.get("kv") or places.get("swap")) is not None:
-        ways[WRITTEN] = find_way_back(experiment.system, cache.tier)
+    for content in (content for content in CHANGED if content in places):
+        tier = places[content].tier
+        ways[_TO + tier] = find_way_back(experiment.system, tier)
     pieces = {
         name: tuple(piece.faster(speed).seen_by(parallel) for piece in cut)
         for name, cut in apart(ways).items()
     }
     return Streams(
         model=experiment.model, parallel=parallel, precision=precision, places=places, ring=memory.ring,
-        paths=paths, pieces=pieces, swap_bytes=preemption.capacity or float("inf"),
+        paths=paths, pieces=pieces, batches=experiment.spec.parallel.batches,
+        swap_bytes=preemption.capacity or float("inf"),
     )  # fmt: skip
 
 
@@ -313,10 +372,16 @@ def _check_swap(experiment: Experiment, tier: str) -> None:
 
 def _check(experiment: Experiment, key: tuple[str, str]) -> None:
     """Refuse what is kept or brought in another way."""
-    error = experiment.document.error
-    if key[-1] == "kv" and experiment.system.attention is not None:
-        raise error(key, "the devices of system.attention keep the cache, and read it where it is")
+    error, content = experiment.document.error, key[-1]
+    with_pool = {
+        "kv": "the devices of system.attention keep the cache, and read it where it is",
+        "activations": "with system.attention all parts of a batch are under way at once, and none waits",
+    }
+    if experiment.system.attention is not None and content in with_pool:
+        raise error(key, with_pool[content])
+    if content == "activations" and experiment.spec.parallel.pipeline > 1:
+        raise error(key, "stay in main memory with parallel.pipeline: a stage hands on the whole batch")
     if experiment.spec.composition is not None:
         raise error(key, "the models of a composition are brought whole; say composition.tiers instead")
-    if key[-1] == "kv" and any(a.recurrent for layer in experiment.model.layers if (a := layer.attention)):
+    if content == "kv" and any(a.recurrent for layer in experiment.model.layers if (a := layer.attention)):
         raise error(key, "recurrent state is kept in main memory, and this model has some")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codesign.lower.graph import GraphBuilder
-from workloads.models import Attention
+from workloads.models import Attention, Layer
 
 # of each device: the pool's share that serves it, and the two directions of its port to the pool
 POOL, OUT, BACK = "attention", "to_pool", "from_pool"
@@ -24,7 +24,6 @@ class TurnsBuilder(GraphBuilder):
         super().__post_init__()
         self.parts = len(self.operators.turns)
         self.tails: list[list[list[int]]] = []
-        self.part = 0
 
     @property
     def engines(self) -> list[str]:
@@ -63,38 +62,43 @@ class TurnsBuilder(GraphBuilder):
         for part in range(self.parts):
             self.begin(part)
             self.feed(waiting)
+        self.meet()
+
+    def meet(self) -> None:
+        """Let the whole batch go on from where all its parts are."""
         ranks = range(self.parallel.ranks)
         self.tail = [sorted({task for tails in self.tails for task in tails[r]}) for r in ranks]
+        self.part = 0
 
     def row_of(self, index: int) -> int:
         """Return the row of a class for the part that is being lowered."""
         return self.operators.turns[self.part] + index
 
     def feed(self, index: int | None) -> None:
-        """Lower what follows a layer's attention: its sum over the ranks, and the dense feed-forward.
-
-        Without experts, the last part's is the layer's end.
-        """
+        """Lower what follows a layer's attention; without experts, the last part's is the layer's end."""
         if index is None:
             return
         here, self.layer = self.layer, index
         layer = self.model.layers[index]
+        self.feed_forward(layer)
+        if not layer.moe and self.part == self.parts - 1:
+            self.turn_ring()
+        self.layer = here
+
+    def feed_forward(self, layer: Layer) -> None:
+        """Lower the sum of a layer's attention over the ranks, and its dense feed-forward."""
         if layer.attention:
             self.reduce_over_tensor(self.row_of(self.operators.reduce))
         if layer.dense:
             self.compute(self.row_of(self.operators.dense_class[layer.dense]), "dense")
             self.reduce_over_tensor(self.row_of(self.operators.reduce))
-        if not layer.moe and self.part == self.parts - 1:
-            self.turn_ring()
-        self.layer = here
 
     def mix(self, attention: Attention | None) -> None:
         """Lower a layer's projections, and its attention where it is computed."""
         if attention is None:
             return
         self.compute(self.row_of(self.operators.attention_class[attention]), "attention", "kv")
-        if self.part == self.parts - 1:
-            self.send_cache()
+        self.send_cache()
         if self.operators.pool is not None:
             self.attend(*self.operators.pool_rows[attention][self.part])
 

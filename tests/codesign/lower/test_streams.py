@@ -259,7 +259,7 @@ def test_a_later_stage_brings_its_first_layers_while_others_compute():
         ({"weights": "hdd"}, {}, ConfigError, "memory.weights: unknown memory tier 'hdd'"),
         ({"attention": {"tier": "hdd"}}, {}, ConfigError, "memory.attention: unknown memory tier"),
         ({"weights": "l2"}, {}, ConfigError, "unknown way to gddr: no link leads there from 'l2'"),
-        ({"activations": "ddr"}, {}, ConfigError, "memory.activations: unknown key"),
+        ({"gates": "ddr"}, {}, ConfigError, "memory.gates: unknown key"),
         ({"dense": {"tier": "ddr", "share": 1.5}}, {}, ConfigError, "memory.dense.share"),
         ({"ring": {"layers": 0}}, {}, ConfigError, "memory.ring.layers"),
         ({"weights": "ddr"}, {"fidelity": "roofline"}, ConfigError, "memory.weights: is beyond the closed"),
