@@ -9,13 +9,13 @@ from typing import Any
 import click
 import yaml
 
-from hwmodels.costs.machine import CONSTANTS_FILE
+from hwmodels.costs.machine import CONSTANTS_FILE, Constants
 from hwmodels.costs.tables import TABLES
 
 from .data import DEFAULT_FOLDER, DEVICES
 from .leave_out import errors_without
 from .pipeline import Calibration
-from .plan import bare
+from .plan import bare, owner
 
 _HEAD = """\
 # Fitted constants of the operator costs; written by `python -m hwmodels.calibration`, not by hand.
@@ -63,19 +63,14 @@ def main(operators: tuple[str, ...], data: Path, left_out: tuple[str, ...], outp
 
 def count(constants: Mapping[str, Any]) -> int:
     """Count the fitted constants of all sections and architectures."""
-    known = ("sources", "architectures", "aliases")
-    return sum(len(layer) for name, layers in constants.items() if name not in known
-               for layer in layers.values())  # fmt: skip
+    return sum(len(layer) for layers in Constants(constants).sections.values() for layer in layers.values())
 
 
 def write(constants: dict[str, Any], counts: dict[str, int], place: Path) -> None:
     """Write the constants file; the source of each section names its rows."""
     sources = dict(constants.get("sources", {}))
     for section, count in counts.items():
-        table = section.partition("_")[0] if section.startswith("mla") else section.partition("/")[0]
-        table = "moe_alltoall" if section.startswith("moe_alltoall") else table
-        table = "mla" if section.startswith("gemm/bmm") else table
-        sources[section] = f"fitted to {count} rows of {table}"
+        sources[section] = f"fitted to {count} rows of {owner(section)}"
     rest = {name: values for name, values in constants.items() if name != "sources"}
     sources = {section: source for section, source in sources.items() if section in rest}
     ordered = {"sources": dict(sorted(sources.items())), **rest}

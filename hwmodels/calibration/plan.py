@@ -153,7 +153,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
 def bare(constants: Mapping[str, Any], operators: Iterable[str]) -> dict[str, Any]:
     """Return the constants with those of operators as they are before any fit, to no device at all."""
     tops = {operator: ROOTS.get(operator, (operator,)) for operator in operators}
-    out = {name: values for name, values in constants.items() if _owner(name) not in tops}
+    out = {name: values for name, values in constants.items() if owner(name) not in tops}
     starts = {top: PLANS[top].start for each in tops.values() for top in each if "/" not in top}
     return out | {top: layers(start) for top, start in starts.items()}
 
@@ -167,7 +167,7 @@ def layers(constants: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return out
 
 
-def _owner(section: str) -> str:
+def owner(section: str) -> str:
     """Return the table whose rows a section is fitted to."""
     for operator, tops in ROOTS.items():
         if any(section == top or section.startswith(top + "/") for top in tops):
