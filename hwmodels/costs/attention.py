@@ -105,7 +105,7 @@ def decode(xp: Any, machine: Machine, batch: Any, tokens: Any, heads: Any, kv_he
     per_block = waves * length / split
     tuned = _dim_factor(xp, c, io_bytes / 4.0)
     compute_s = per_block * token_flop * rows * units / (machine.peak("bf16") * c["compute_efficiency"])
-    read_s = per_block * token_bytes / (c["unit_bytes"] * machine.clock_hz * machine.speed["cache"])
+    read_s = per_block * token_bytes / machine.bytes_per_s(c["unit_bytes"], "cache")
     block_cycles = c["block_cycles"] * tuned + c["row_cycles"] * pack * io_bytes / 512.0
     start_s = waves * machine.cycles_s(block_cycles)
     moved = tokens * kv_heads * token_bytes + batch * heads * io_bytes

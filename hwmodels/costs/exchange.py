@@ -49,7 +49,7 @@ def exchange(xp: Any, machine: Machine, op: str, sent: tuple[Any, Any], units: A
     share = c[f"efficiency_{op}"]
     near, far = (each / (link.bandwidth * min(1.0, scale * share) * machine.speed["link_bandwidth"])
                  for each, link, scale in zip(sent, links, (1.0, c["far_gain"]), strict=True))  # fmt: skip
-    copied = (sent[0] + sent[1]) / (c["unit_bytes"] * machine.clock_hz * machine.speed["link_bandwidth"])
+    copied = (sent[0] + sent[1]) / machine.bytes_per_s(c["unit_bytes"], "link_bandwidth")
     wire_s = xp.maximum(xp.maximum(near, far), xp.where(units > 0, copied / xp.maximum(units, 1.0), 0.0))
     waits = xp.where(sent[1] > 0, links[1].latency, 0.0) * c["far_latency"]
     latency_s = links[0].latency * c[f"latency_{op}"] + waits

@@ -134,9 +134,9 @@ class Machine:
         """Return the seconds of a latency that is a number of clock cycles."""
         return cycles / self.clock_hz / self.speed["launch"]
 
-    def bytes_per_s(self, per_cycle: Any) -> Any:
-        """Return the bytes/s of requests in flight that return so many bytes in each clock cycle."""
-        return per_cycle * self.clock_hz * self.speed["memory"]
+    def bytes_per_s(self, per_cycle: Any, part: str = "memory") -> Any:
+        """Return the bytes/s of requests in flight to a part that return so many bytes each clock cycle."""
+        return per_cycle * self.clock_hz * self.speed[part]
 
     def powered_s(self, flop: Any, name: str) -> Any:
         """Return the seconds over which the board's power spreads FLOPs on operands of type `name`."""
