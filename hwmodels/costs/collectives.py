@@ -96,13 +96,13 @@ def _library(xp: Any, machine: Machine, op: str, size: Any, share: float, ranks:
     no library's: hops and bytes alone.
     """
     c = machine.section("collectives")
-    messages = max(ranks - 1.0, 1.0) * (2.0 if op == "all_reduce" else 1.0)
-    steps = 1.0 if op == "all_to_all" else messages
-    own = 0.0 if op == "send" else c["own_share"] / messages
     if hops := ring_hops(op, ranks, link):
         wire_s = size * share / port_rate(machine, ranks, link, c)
         return Terms(link_bandwidth=wire_s, bytes_link=size * share,
                      link_latency=hops * link.latency / machine.speed["link_latency"])  # fmt: skip
+    messages = max(ranks - 1.0, 1.0) * (2.0 if op == "all_reduce" else 1.0)
+    steps = 1.0 if op == "all_to_all" else messages
+    own = 0.0 if op == "send" else c["own_share"] / messages
     waits = steps * c["step_latency"]
     ring = _sent(xp, machine, c, link, ranks, waits, size * share, 1.0 + own)
     if op != "all_reduce" or not link.in_network_reduction:
