@@ -191,23 +191,14 @@ def _system(keyed: _Keyed) -> tuple[Document, System]:
 
 def needs(experiment: Experiment) -> dict[str, Any]:
     """Return what a point needs, by the names in `BEFORE` (None: the files do not say)."""
-    from codesign.lower import plan
+    from codesign.explore.fit import fit_of
     from codesign.lower.parallel import resolve_parallel
-    from codesign.lower.precision import resolve_precision
-    from codesign.lower.residency import residency
-    from codesign.lower.streams import build_streams
-    from codesign.policies import build_policies
     from hwmodels.energy import peak_power_w
     from hwmodels.money import usd_per_s
 
-    spec, model, system = experiment.spec, experiment.model, experiment.system
-    parallel = resolve_parallel(spec.parallel, model, system, experiment.document)
-    precision = resolve_precision(spec.precision, model, experiment.document)
-    tokens = build_policies(experiment).batching.max_tokens
-    stored = plan.stored_by_expert(experiment, parallel, precision)
-    cache = plan._portions(experiment).cache
-    streams = build_streams(experiment, parallel, precision)
-    fit = residency(model, system, parallel, precision, spec.memory, tokens, cache, stored, streams)
+    system = experiment.system
+    parallel = resolve_parallel(experiment.spec.parallel, experiment.model, system, experiment.document)
+    fit = fit_of(experiment, parallel)
     devices = parallel.devices * parallel.replicas
     peak_w = peak_power_w(system, devices)
     area, purchase = system.device.area, system.device.price.purchase

@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 
 from codesign.experiment import Experiment
 from codesign.explore.closed_form import Hardware
+from codesign.explore.fit import fit_of
 from codesign.explore.steady_state import engine_of, hardware_of, load_of
 from codesign.lower.machine import NetworkCost
 from codesign.lower.parallel import Parallel
-from codesign.lower.precision import resolve_precision
-from codesign.lower.residency import residency
-from codesign.policies import build_policies
 from hwmodels.costs import PARTS as DEVICE_PARTS
 from hwmodels.costs import Cost
 from hwmodels.costs.attention import attended_pairs
@@ -101,11 +99,11 @@ def evaluate_group(experiment: Experiment, arrays: Mapping[str, F64]) -> dict[st
 
     if experiment.spec.cost_model not in (None, "roofline"):
         raise ConfigError("arrays of points have the cost model of `fidelity: roofline` alone")
-    roomy, given = _roomy(experiment)
+    roomy = _roomy(experiment)
     rates = _rates(experiment, arrays)
     machine = ArrayMachine(roomy, rates, experiment.spec.speed)
     engine = engine_of(roomy, machine)
-    hardware = _hardware(roomy, engine.parallel, rates, given)
+    hardware = _hardware(roomy, engine.parallel, rates)
     load = replace(
         load_of(experiment), **{n: arrays[n] for n in ("prompt", "output", "concurrency") if n in arrays}
     )
@@ -114,13 +112,13 @@ def evaluate_group(experiment: Experiment, arrays: Mapping[str, F64]) -> dict[st
     return {name: np.broadcast_to(np.asarray(value, np.float64), (n,)) for name, value in found.items()}
 
 
-def _roomy(experiment: Experiment) -> tuple[Any, float]:
-    """Return the experiment with a memory in which all fits, and the capacity that it gave up."""
+def _roomy(experiment: Experiment) -> Experiment:
+    """Return the experiment with a memory in which all fits."""
     device = experiment.system.device
     tier = device.memory[device.main_memory]
     memory = {**device.memory, device.main_memory: tier.model_copy(update={"capacity": _ROOM})}
     roomy = device.model_copy(update={"memory": memory})
-    return replace(experiment, system=experiment.system.model_copy(update={"device": roomy})), tier.capacity
+    return replace(experiment, system=experiment.system.model_copy(update={"device": roomy}))
 
 
 def _rates(experiment: Experiment, arrays: Mapping[str, F64]) -> Rates:
@@ -146,32 +144,24 @@ def _rates(experiment: Experiment, arrays: Mapping[str, F64]) -> Rates:
     return rates
 
 
-def _hardware(experiment: Experiment, parallel: Parallel, rates: Rates, capacity: float) -> Hardware:
+def _hardware(experiment: Experiment, parallel: Parallel, rates: Rates) -> Hardware:
     base = hardware_of(experiment, parallel)
     device, devices = experiment.system.device, parallel.devices * parallel.replicas
-    held = _ROOM * experiment.spec.memory.utilization - base.kv_bytes  # weights and activations
-    kv_bytes = _exact_kv(experiment, parallel, rates.capacity, held)
     host_w = idle_power_w(experiment.system, devices) - devices * device.power.idle
     static_w = (devices * rates.idle_w + host_w) + rates.other_w * devices
     rental = base.rental_usd_per_s
     if rental is not None and experiment.system.price is None and rates.device_rent is not None:
         rental = devices * rates.device_rent
     return replace(
-        base, kv_bytes=kv_bytes, memory_j=rates.memory_j, link_j=rates.link_j, network_j=rates.network_j,
-        static_w=static_w, rental_usd_per_s=rental,
+        base, kv_bytes=_exact_kv(experiment, parallel, rates.capacity), memory_j=rates.memory_j,
+        link_j=rates.link_j, network_j=rates.network_j, static_w=static_w, rental_usd_per_s=rental,
     )  # fmt: skip
 
 
-def _exact_kv(experiment: Experiment, parallel: Parallel, capacity: Any, held: float) -> Any:
+def _exact_kv(experiment: Experiment, parallel: Parallel, capacity: Any) -> Any:
     """Return what is left beside weights and activations, which a large memory would round."""
-
-    spec, precision = (
-        experiment.spec,
-        resolve_precision(experiment.spec.precision, experiment.model, experiment.document),
-    )
-    tokens = build_policies(experiment).batching.max_tokens
-    fit = residency(experiment.model, experiment.system, parallel, precision, spec.memory, tokens)
-    left = capacity * spec.memory.utilization - fit.weight_bytes - fit.activation_bytes
+    fit = fit_of(experiment, parallel)
+    left = capacity * experiment.spec.memory.utilization - fit.weight_bytes - fit.activation_bytes
     return np.where(np.asarray(left) > 0, left, np.nan)
 
 

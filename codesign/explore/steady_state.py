@@ -11,12 +11,12 @@ from codesign.base.errors import CapacityError
 from codesign.experiment import Experiment
 from codesign.explore.closed_form import Engine, Hardware, Load, plain
 from codesign.explore.expected import loads_of
+from codesign.explore.fit import fit_of
 from codesign.lower.machine import Machine
 from codesign.lower.operators import Operators
 from codesign.lower.parallel import Parallel, resolve_parallel
 from codesign.lower.plan import cost_model_of
 from codesign.lower.precision import resolve_precision
-from codesign.lower.residency import residency
 from codesign.lower.streams import CONTENTS, away_key
 from codesign.policies import build_policies
 from hwmodels.energy import active_power_w, energy_per_flop_j, idle_power_w
@@ -130,14 +130,13 @@ def hardware_of(experiment: Experiment, parallel: Parallel) -> Hardware:
     ------
     CapacityError   the weights do not fit
     """
-    spec, model, system = experiment.spec, experiment.model, experiment.system
-    precision = resolve_precision(spec.precision, model, experiment.document)
-    tokens = build_policies(experiment).batching.max_tokens
-    fit = residency(model, system, parallel, precision, spec.memory, tokens)
+    system = experiment.system
+    precision = resolve_precision(experiment.spec.precision, experiment.model, experiment.document)
     device, devices = system.device, parallel.devices * parallel.replicas
     watts = idle_power_w(system, devices) + active_power_w(device) * devices
     return Hardware(
-        kv_bytes=fit.kv_bytes, flop_j=energy_per_flop_j(device, precision.activations),
+        kv_bytes=fit_of(experiment, parallel).kv_bytes,
+        flop_j=energy_per_flop_j(device, precision.activations),
         memory_j=device.memory[device.main_memory].energy_per_byte,
         link_j=system.intra_node.energy_per_byte if system.intra_node else 0.0,
         network_j=system.inter_node.energy_per_byte if system.inter_node else 0.0,

@@ -73,7 +73,7 @@ def build_plan(experiment: Experiment) -> Plan:
     precision = resolve_precision(spec.precision, model, experiment.document)
     batching = build_policies(experiment).batching
     streams = build_streams(experiment, parallel, precision)
-    portions = _portions(experiment, streams)
+    portions = portions_of(experiment, streams)
     moes = [moe for layer in model.layers if (moe := layer.moe)]
     formats = build_formats(experiment, precision)
     expert_bytes = formats.expert_bytes(moes, model.hidden_size, parallel)
@@ -148,7 +148,7 @@ def cost_model_of(experiment: Experiment) -> Any:
     return {"kernels": kernels, **settings}
 
 
-def _portions(experiment: Experiment, streams: Streams | None = None) -> Portions:
+def portions_of(experiment: Experiment, streams: Streams | None = None) -> Portions:
     """Read the policies that part a layer's experts by tier and unit."""
     key, policies = away_key(experiment, "experts"), experiment.spec.policies
     main = experiment.system.device.main_memory
