@@ -238,18 +238,3 @@ class RecordedGaps:
         a, b, width = self.gaps[:-1], self.gaps[1:], np.diff(self.levels)
         mean, square = float(width @ (a + b)) / 2, float(width @ (a * a + a * b + b * b)) / 3
         return mean, float(np.sqrt(max(square - mean**2, 0.0)) / mean)
-
-
-@ARRIVALS.register("trace-like")
-@dataclass(frozen=True)
-class TraceLike:
-    """The arrival process of a dataset (shipped, or a fitted file), at any rate."""
-
-    dataset: str
-    needs_rate: ClassVar[bool] = True
-
-    def times(self, n: int, rate_per_s: float, rng: Rng) -> FloatArray:
-        """Return times of the dataset's own process."""
-        from workloads.requests.datasets import load_dataset
-
-        return load_dataset(self.dataset).arrivals.times(n, rate_per_s, rng)

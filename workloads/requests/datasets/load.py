@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from codesign.base.document import Strict, read_yaml, validate
 from codesign.base.errors import ConfigError, unknown_name
-from workloads.requests.arrivals import Arrivals, Component, Poisson, RecordedGaps
+from workloads.requests.arrivals import ARRIVALS, Arrivals, Component, Poisson, RecordedGaps, Rng
 from workloads.requests.clients import ClientMix, Family, Renewal
 from workloads.requests.fields import Count, Rate
 from workloads.requests.joint import Copula, GaussianCopula, GridCopula, balanced
@@ -208,3 +208,16 @@ def _process(file: DatasetFile) -> Arrivals:
     levels, gaps = np.array(table.levels), np.array(table.values)
     levels, gaps = np.concatenate(([0.0], levels, [1.0])), np.concatenate((gaps[:1], gaps, gaps[-1:]))
     return RecordedGaps(levels, gaps, tuple(Component(part.share, part.memory) for part in table.components))
+
+
+@ARRIVALS.register("trace-like")
+@dataclass(frozen=True)
+class TraceLike:
+    """The arrival process of a dataset (shipped, or a fitted file), at any rate."""
+
+    dataset: str
+    needs_rate: ClassVar[bool] = True
+
+    def times(self, n: int, rate_per_s: float, rng: Rng) -> FloatArray:
+        """Return times of the dataset's own process."""
+        return load_dataset(self.dataset).arrivals.times(n, rate_per_s, rng)
