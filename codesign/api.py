@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from codesign.base.errors import ConfigError
+from codesign.base.errors import ConfigError, choices_near
 from codesign.experiment import Experiment, read_experiment
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def check(experiment: Experiment) -> Plan:
     document = experiment.document
     for part in experiment.spec.speed:
         if part not in PARTS:
-            raise document.error(("speed", part), f"unknown part; choose from {', '.join(PARTS)}")
+            raise document.error(("speed", part), f"unknown part; choose from {choices_near(part, PARTS)}")
     if experiment.spec.cost_model is not None:
         COST_MODELS.build(experiment.part("cost_model"))
     read_settings(experiment.part("workload", "requests"))

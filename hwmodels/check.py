@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from codesign.base.document import Document, KeyPath
-from codesign.base.errors import nearest
+from codesign.base.errors import choices_near
 from hwmodels.spec import PRECISION_BYTES, Device, System
 
 _SMALLEST, _LARGEST = 1e-20, 1e22  # of any physical number in SI units; far outside means a slip of units
@@ -75,9 +75,7 @@ def peak_power_terms_w(device: Device) -> dict[str, float]:
 
 def _known(document: Document, path: KeyPath, name: str, choices: list[str], rule: str) -> None:
     if name not in choices:
-        near = nearest(name, choices)
-        hint = f" (did you mean {near!r}?)" if near else ""
-        raise document.error(path, f"must be {rule}: {', '.join(choices) or 'there is none'}{hint}", name)
+        raise document.error(path, f"must be {rule}: {choices_near(name, choices) or 'there is none'}", name)
 
 
 def _check_magnitudes(document: Document, data: dict[str, Any], at: KeyPath) -> None:

@@ -243,12 +243,12 @@ def _path_of(document: Document, fault: Any) -> KeyPath:
     return path
 
 
-def _line_of(document: Document, fault: Any) -> tuple[int, bool, int]:
+def _line_of(document: Document, fault: Any) -> tuple[bool, int, int]:
     path = _path_of(document, fault)
     while path and path not in document.lines:
         path = path[:-1]
-    # of two faults on a line, the misspelt key says more than the key that it leaves missing
-    return document.lines.get(path, 0), fault["type"] == "missing", -len(fault["loc"])
+    # a misspelt key says more than the key that it leaves missing, whose line is that of what lacks it
+    return fault["type"] == "missing", document.lines.get(path, 0), -len(fault["loc"])
 
 
 def _explain(model: Any, document: Document, fault: Any, others: int) -> ConfigError:
@@ -266,6 +266,9 @@ def _explain(model: Any, document: Document, fault: Any, others: int) -> ConfigE
         expected = str(fault["ctx"]["expected"])
         near = nearest(value, re.findall(r"'([^']*)'", expected))
         message = f"must be {expected}" + (f" (did you mean {near!r}?)" if near else "")
+    elif kind in ("model_type", "dataclass_type", "dict_type"):
+        allowed = _fields_at(model, path)
+        message = "must be a mapping of keys to values" + (f": {', '.join(allowed)}" if allowed else "")
     elif kind.startswith("value_error"):
         message = message.removeprefix("Value error, ")
     else:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+_MOST_LISTED = 700  # characters
+
 
 class CodesignError(Exception):
     """Any failure that this program reports by itself, never as a traceback."""
@@ -34,14 +36,20 @@ def nearest(name: object, choices: Iterable[str]) -> str | None:
     return known[close[0]] if close else None
 
 
+def choices_near(name: object, choices: Iterable[str]) -> str:
+    """List what may be chosen, as much as can be read, with the nearest to a name that is not among it."""
+    ordered = list(choices)
+    near = nearest(name, ordered)
+    listed = ", ".join(ordered)
+    if len(listed) > _MOST_LISTED:
+        listed = listed[:_MOST_LISTED].rpartition(", ")[0] + ", ..."
+    return listed + (f" (did you mean {near!r}?)" if near else "")
+
+
 def unknown_name(what: str, name: object, choices: Iterable[str], where: str = "") -> ConfigError:
     """Build the error for a name that is not among `choices`, with the nearest one."""
-    ordered = sorted(choices)
-    near = nearest(name, ordered)
-    hint = f" (did you mean {near!r}?)" if near else ""
-    listed = ", ".join(ordered) if len(ordered) <= 40 else ", ".join(ordered[:40]) + ", ..."
     place = f"{where}: " if where else ""
-    return ConfigError(f"{place}unknown {what} {name!r}; choose from {listed}{hint}")
+    return ConfigError(f"{place}unknown {what} {name!r}; choose from {choices_near(name, sorted(choices))}")
 
 
 def read_text(path: str | Path, what: str = "file") -> str:

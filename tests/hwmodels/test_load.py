@@ -125,6 +125,8 @@ def test_kind_is_read_from_keys_or_from_what_a_file_is_built_from(tmp_path: Path
         ("from: h100\nmemory:\n  hbm: {capacity: 1e30 GB}\n", 3, ["no hardware is outside"]),
         ("from: h100\ncalibration: {gemm.compute_eficiency: 0.7}\n", 2, ["gemm.compute_efficiency"]),
         ("from: h100\nfrom: h200\n", 2, ["duplicate key"]),
+        ("from: h100\npower: lots\n", 2, ["must be a mapping", "idle, peak"]),
+        ("name: mine\ncompute:\n  units: 4\n  launch_overhed: 2 us\n", 4, ["'launch_overhead'"]),
         ("from: dgx-h100\nhost:\n  peak: 10 W\n", 3, ["below idle"]),
         ("from: dgx-h100\nhost: {links: {pcie: {target: gpu}}}\n", 2, ["device (its main memory)"]),
         ("- 1\n", None, ["mapping"]),
@@ -137,6 +139,7 @@ def test_faults_are_named_with_place_and_rule(
     with pytest.raises(ConfigError) as caught:
         load(path)
     assert all(word in str(caught.value) for word in words)
+    assert len(str(caught.value)) < 1200  # a long list is cut
     if line is not None:
         assert f"{path}:{line}:" in str(caught.value)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -24,7 +24,7 @@ from codesign.base.units import Latency
 from workloads.requests.arrivals import ARRIVALS, Arrivals, Batch, Poisson
 from workloads.requests.datasets.load import check_name
 from workloads.requests.fields import Count, Index, Rate
-from workloads.requests.lengths import LENGTHS, Fixed, Lengths
+from workloads.requests.lengths import LENGTHS, Fixed, Lengths, Tokens
 from workloads.requests.sessions import Sessions, SharedPrefix, read_sessions
 
 Factor = Annotated[float, Field(gt=0, le=1e9)]
@@ -248,7 +248,7 @@ def _lengths(document: Document, key: str) -> Lengths:
     if data is ...:
         raise document.error((key,), "is required and missing")
     if isinstance(data, int) and not isinstance(data, bool):
-        return validate(Fixed, Document({"value": data}, document.where((key,))))
+        return Fixed(validate(cast("type[int]", Tokens), _child(document, key)))
     if not isinstance(data, str | dict):
         rule = "is a number of tokens or {name: DISTRIBUTION, ...}; choose from " + ", ".join(LENGTHS.names())
         raise document.error((key,), rule, data)
