@@ -139,10 +139,11 @@ def _run(
     if not to_run:
         return
     executor = make(to_run)
-    buffer = _Buffer(store, to_run, progress)
+    buffer, checked = _Buffer(store, to_run, progress), False
     try:
         for outcome in executor.run(buffer.note(_missing(plan, done))):
             buffer.add(outcome)
+            checked = checked or plan.check_metrics(outcome)
     finally:
         with suppress(KeyboardInterrupt):
             executor.close()

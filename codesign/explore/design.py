@@ -118,6 +118,17 @@ class Design:
                 f"derived {path} = {formula.text!r}: the experiment has no field {str(missing)!r}"
             ) from None
 
+    def knows(self, name: str) -> bool:
+        """Tell whether some point has a value at a dotted path; ends at the first that has."""
+        return any(self._has(name, self.point(number)) for number in range(self.size))
+
+    def _has(self, name: str, changes: Changes) -> bool:
+        try:
+            self._look(changes, name)
+        except MissingError:
+            return False
+        return True
+
     def _holds(self, formula: Expression, changes: Changes) -> bool:
         try:
             return bool(formula(lambda name: self._look(changes, name)))

@@ -29,6 +29,8 @@ DEFAULT = "codesign.explore.evaluate:Evaluator"
 OK, REFUSED, EXCLUDED, FAILED, TIMEOUT, KILLED = "ok", "refused", "excluded", "failed", "timeout", "killed"
 # what a point costs and needs, known before it runs: usable in input constraints
 BEFORE = ("devices", "area_m2", "peak_power_w", "purchase_usd", "usd_per_hour", "weight_bytes", "kv_bytes")
+# parts of a result whose names depend on what ran: a name that one point lacks another may have
+OPEN = ("breakdown_s", "elasticities", "energy_j", "memory", "counters")
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,7 @@ def evaluator_of(setup: Setup) -> Callable[[Task], Outcome]:
     def run(task: Task) -> Outcome:
         begun = perf_counter()
         try:
-            outcome: Outcome = evaluate(task)
-            if outcome.status == OK and wanted:
-                look = metric_lookup(outcome.metrics)
-                outcome = replace(outcome, violation=max(formula.violation(look) for formula in wanted))
+            outcome = _judged(evaluate(task), wanted)
         except ConfigError as error:
             outcome = Outcome(task.id, REFUSED, error=_line(error))
         except CodesignError as error:
@@ -110,6 +109,17 @@ def evaluator_of(setup: Setup) -> Callable[[Task], Outcome]:
         return replace(outcome, wall_s=perf_counter() - begun)
 
     return run
+
+
+def _judged(outcome: Outcome, wanted: list[Expression]) -> Outcome:
+    """Return an outcome with its largest miss; refused if a constraint cannot be worked out."""
+    if outcome.status != OK or not wanted:
+        return outcome
+    look = metric_lookup(outcome.metrics)
+    try:
+        return replace(outcome, violation=max(formula.violation(look) for formula in wanted))
+    except ConfigError as error:
+        return replace(outcome, status=REFUSED, error=_line(error))
 
 
 def _line(error: Exception) -> str:
@@ -271,18 +281,20 @@ def flat_metrics(result: Any) -> dict[str, Any]:
 
 def flat(whole: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers of a result's plain data (``summary.json``) under dotted names."""
-    out = _flat(whole["summary"], "")
+    out = flattened(whole["summary"])
     for part in ("breakdown_s", "elasticities", "energy_j", "memory"):
-        out |= _flat(whole[part], f"{part}.")
+        out |= flattened(whole[part], f"{part}.")
     out["usd_per_hour"] = whole["cost"]["usd_per_hour"]
     out["facility_energy_j"] = whole["cost"]["facility_energy_j"]
-    out |= _flat(whole["cost"]["counters"], "counters.")
+    out |= flattened(whole["cost"]["counters"], "counters.")
     plain: dict[str, Any] = json.loads(json.dumps(out, default=lambda value: value.item()))
     return plain
 
 
-def _flat(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def flattened(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values under dotted names."""
     out: dict[str, Any] = {}
     for key, value in node.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        name = f"{prefix}{key}"
+        out |= flattened(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return out

@@ -9,13 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from codesign import __version__
-from codesign.base.document import Document, read_yaml
-from codesign.base.errors import CapacityError, ConfigError
+from codesign.base.document import Document, KeyPath, read_yaml
+from codesign.base.errors import CapacityError, ConfigError, choices_near
 from codesign.base.hashing import canonical_json, content_hash
 from codesign.explore.design import Design, build_design, describe
-from codesign.explore.evaluate import BEFORE, DEFAULT, Setup, Task, build
-from codesign.explore.expression import parse
+from codesign.explore.evaluate import (
+    BEFORE,
+    DEFAULT,
+    OK,
+    OPEN,
+    REFUSED,
+    Outcome,
+    Setup,
+    Task,
+    build,
+    flattened,
+    value_at,
+)
+from codesign.explore.expression import Expression, MissingError, parse
 from codesign.explore.known import Known
+from codesign.explore.objective import read_objective
 from codesign.explore.spec import SweepSpec, read_sweep
 
 PROBES = 8  # points that are built before anything runs
@@ -47,6 +60,28 @@ class SweepPlan:
         """Return the id of a point: a hash of the experiment, what is changed, and the seed."""
         content = {path: _content(path, value) for path, value in changes.items()}
         return content_hash([self.base, content, seed])[:32]
+
+    def check_metrics(self, outcome: Outcome) -> bool:
+        """Refuse names that no point can have, by one that ran; return whether it told.
+
+        Raises
+        ------
+        ConfigError   an objective or output constraint names a metric that there is not
+        """
+        if outcome.status not in (OK, REFUSED) or not outcome.metrics or self.setup.evaluator != DEFAULT:
+            return False
+        if "fidelity" in self.design.paths:
+            return True  # each level has metrics of its own
+        constraints, objectives = self.spec.constraints.outputs, self.spec.objectives
+        formulas: list[tuple[KeyPath, Expression]]
+        formulas = [(("constraints", "outputs"), parse(text)) for text in constraints]
+        formulas += [(("objectives",), read_objective(text).formula) for text in objectives]
+        for place, formula in formulas:
+            for name in formula.names:
+                if name not in outcome.metrics and name.partition(".")[0] not in OPEN:
+                    rule = f"unknown metric {name!r}; choose from {choices_near(name, outcome.metrics)}"
+                    raise self.document.error(place, rule, formula.text)
+        return True
 
     @property
     def size(self) -> int:
@@ -87,6 +122,7 @@ def plan_sweep(
     seed = experiment.get(("seed",))
     plan = SweepPlan(spec, document, setup, design, seed if isinstance(seed, int) else 1, _base(setup))
     if check and evaluator == DEFAULT:
+        _check_limits(plan)
         check_points(plan)
     return plan
 
@@ -109,6 +145,28 @@ def _check_formulas(spec: SweepSpec, document: Document) -> None:
     for kind in ("inputs", "outputs"):
         for text in getattr(spec.constraints, kind):
             parse(text, document.where(("constraints", kind)))
+
+
+def _check_limits(plan: SweepPlan) -> None:
+    """Refuse an input constraint on a field that no point has: it would leave out every point."""
+    late = {name for text in plan.setup.limits for name in parse(text).names}
+    for text in plan.spec.constraints.inputs:
+        for name in parse(text).names:
+            if name not in BEFORE and not plan.design.knows(name) and not (name in late and _has(plan, name)):
+                known = [*BEFORE, *plan.design.paths, *flattened(plan.setup.document.data)]
+                rule = (
+                    f"no point has {name!r}; it is a field of the experiment, or {choices_near(name, known)}"
+                )
+                raise plan.document.error(("constraints", "inputs"), rule, text)
+
+
+def _has(plan: SweepPlan, name: str) -> bool:
+    """Tell whether the first point, built, has a value at a dotted path."""
+    try:
+        value_at(build(plan.setup, plan.design.point(0)), name)
+    except (MissingError, ConfigError):
+        return False
+    return True
 
 
 def _base(setup: Setup) -> str:

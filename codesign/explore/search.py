@@ -199,6 +199,7 @@ class _Runner:
         for outcome in executor.run(list(missing.values())):
             self.store.add([(missing[outcome.id], outcome)])
             self.known[outcome.id] = outcome
+            self.plan.check_metrics(outcome)
         return [self.known[task.id] for task in tasks]
 
     def costs(self, outcome: Outcome) -> list[float]:

@@ -155,6 +155,8 @@ def test_the_name_of_a_point_is_its_content(experiment):
         ({"axes": {"seed": {"low": 5, "high": 1, "steps": 2}}}, "low must not exceed high"),
         ({"axes": {"seed": [1]}, "constraints": {"inputs": ["seed <="]}}, "is not a formula"),
         ({"axes": {"seed": [1]}, "constraints": {"inputs": ["open('x')"]}}, "unknown function 'open'"),
+        ({"axes": {"seed": [1]}, "constraints": {"inputs": ["peak_powr_w <= 9 kW"]}}, "'peak_power_w'?"),
+        ({"axes": {"seed": [1]}, "constraints": {"inputs": ["parallel.tensr < 9"]}}, "'parallel.tensor'?"),
         ({"axs": {"seed": [1]}}, "did you mean 'axes'"),
         ({"sample": {"method": "sobl", "points": 3, "over": {"seed": [1]}}}, "did you mean 'sobol'"),
     ],

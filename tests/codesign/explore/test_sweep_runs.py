@@ -284,3 +284,26 @@ def test_more_replicates_run_what_is_new_alone(tmp_path, experiment, toy):
     ids = [{row["id"] for row in found.rows} for found in (first, more)]
     assert ids[0] < ids[1]
     assert more.summary().to_pylist()[0]["replicates"] == 5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"objectives": ["output_tokens_per_sec"]}, {"constraints": {"outputs": ["ttft_s.p98 <= 1 s"]}}],
+)
+@pytest.mark.parametrize("fidelity", ["event", "roofline"])
+def test_a_metric_that_there_is_not_stops_a_sweep_at_its_first_point(experiment, wrong, fidelity, tmp_path):
+    source = {"experiment": {**experiment, "fidelity": fidelity}, "axes": {"seed": [1, 2, 3]}, **wrong}
+    with pytest.raises(ConfigError, match=r"did you mean '(output_tokens_per_s|ttft_s.p99)'"):
+        sweep(source, tmp_path, workers=0)
+    if fidelity == "event":
+        assert len(codesign.Sweep.open(tmp_path)) == 1
+
+
+def test_a_kind_of_time_that_some_points_lack_stops_no_sweep(experiment):
+    source = {
+        "experiment": experiment,
+        "axes": {"parallel.tensor": [8, 1]},
+        "derived": {"parallel.expert": "8 // parallel.tensor"},
+        "constraints": {"outputs": ["breakdown_s.dispatch >= 0"]},
+    }
+    assert [row["status"] for row in sweep(source, workers=0).rows] == ["refused", "ok"]
