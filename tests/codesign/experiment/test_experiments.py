@@ -32,7 +32,6 @@ EXAMPLE = "examples/mixtral-dgx-h100.yaml"
         ({"slo.ttft": 3}, ["slo.ttft = 3", "no unit"]),
         ({"speed.hbm": 2.0}, ["speed.hbm", "memory"]),
         ({"speed.memry": 2.0}, ["did you mean 'memory'"]),
-        ({"workload.requests.prompt_tokens": 0}, ["workload.requests.prompt_tokens = 0"]),
         ({"policies": "lru"}, ['policies = "lru"', "mapping", "batching", "placement"]),
         ({"parallel": [1]}, ["parallel: must be a mapping", "tensor, data, expert"]),
         ({"fidelity": "evnt"}, ["fidelity", "did you mean 'event'"]),

@@ -213,7 +213,7 @@ HEAD = "count: 9\nrate: 5 /s\nprompt_tokens: 5\noutput_tokens: 5\n"
     [
         (HEAD + "conversations: {turns: 3}", "think_time: is required"),
         (HEAD + "conversations: {think_time: 3 s}", "x.yaml:5: conversations.turns: is required"),
-        (HEAD + "conversations: {turns: 0, think_time: 3 s}", "value = 0"),
+        (HEAD + "conversations: {turns: 0, think_time: 3 s}", "conversations.turns = 0"),
         (HEAD + "conversations: {turns: 3, think_time: 3}", "think_time = 3: has no unit"),
         (HEAD + "conversations: 7", "conversations|mapping|dictionary|object"),
         (HEAD + "shared_prefix: {tokens: 0}", "tokens = 0"),
