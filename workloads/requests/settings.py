@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -248,7 +248,7 @@ def _lengths(document: Document, key: str) -> Lengths:
     if data is ...:
         raise document.error((key,), "is required and missing")
     if isinstance(data, int) and not isinstance(data, bool):
-        return Fixed(validate(cast("type[int]", Tokens), _child(document, key)))
+        return Fixed(validate(Tokens, _child(document, key)))
     if not isinstance(data, str | dict):
         rule = "is a number of tokens or {name: DISTRIBUTION, ...}; choose from " + ", ".join(LENGTHS.names())
         raise document.error((key,), rule, data)
